@@ -1,48 +1,19 @@
 """score_simulations on small files of simulations."""
 
+import csv
 import json
 import logging
 import math
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from gptfluence.errors import UserError
-from gptfluence.io import write_parquet
-from gptfluence.scores.score import SCHEMA, read_simulations, score_simulations
+from gptfluence.scores.curves import ExampleRun, list_curves, read_curves
+from gptfluence.scores.score import SCHEMA, score_simulations
+from trajectories import RUNS, SETTINGS, TESTS, write_simulations
 
-RUNS = ["g-03", "g-01", "g-unseen-01", "g-02"]
-SETTINGS = {"g-01": "seen", "g-02": "seen", "g-03": "seen", "g-unseen-01": "unseen_train"}
-TESTS = [("rte", 0), ("rte", 4), ("rte", 2), ("sst2", 0), ("sst2", 1)]
-STEPS = 6
-
-
-def write_simulations(path, methods, drop=None):
-    """Write {method: (start, [runs, steps + 1, tests])} in a shuffled order of rows."""
-    rows = [
-        {"method": m, "run_id": run, "task": task, "example": example, "metric": "loss", "step": t,
-         "value": float(values[r, t, n])}
-        for m, (start, values) in methods.items()
-        for r, run in enumerate(RUNS)
-        for n, (task, example) in enumerate(TESTS)
-        for t in range(start, STEPS + 1)
-    ]  # fmt: skip
-    rows = [row for row in rows if drop is None or not drop(row)]
-    np.random.default_rng(0).shuffle(rows)
-    types = {"example": pa.int32(), "step": pa.int32(), "value": pa.float32()}
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in rows[0]])
-    write_parquet(path, pa.Table.from_pylist(rows, schema), {"simulated": "now"})
-
-
-@pytest.fixture
-def methods():
-    rng = np.random.default_rng(1)
-    shape = (len(RUNS), STEPS + 1, len(TESTS))
-    measured = rng.normal(3, 1, shape).astype(np.float32)
-    curve = np.broadcast_to(rng.normal(3, 1, shape[1:]), shape).astype(np.float32)
-    own = (measured + rng.normal(0, 0.3, shape)).astype(np.float32)
-    return {"measured": (0, measured), "mean_curve": (1, curve), "simfluence": (1, own), "order_2": (2, own)}
+OUTPUTS = ("scores.parquet", "curves.parquet", "metrics.json", "summary.csv")
 
 
 def run(tmp_path, methods, **changes):
@@ -50,12 +21,12 @@ def run(tmp_path, methods, **changes):
     write_simulations(path, methods, changes.pop("drop", None))
     spec = {
         "groups": {"g": {"scenario": "fine_tuning", "model": "nano-0.2m", "runs": SETTINGS}},
-        "files": [{"group": "g", "metric": "loss", "path": str(path), "simulated": "now"}],
+        "files": [{"group": "g", "metric": "loss", "path": str(path)}],
         "bootstrap_samples": 200,
         "bootstrap_seed": 1,
         "confidence": 0.9,
     } | changes
-    score_simulations(spec, tmp_path / "scores.parquet", tmp_path / "metrics.json")
+    score_simulations(spec, *(tmp_path / name for name in OUTPUTS))
     return pq.read_table(tmp_path / "scores.parquet"), json.loads((tmp_path / "metrics.json").read_text())
 
 
@@ -63,20 +34,6 @@ def cell(table, **where):
     rows = [row for row in table.to_pylist() if all(row[k] == v for k, v in where.items())]
     assert len(rows) == 1
     return rows[0]
-
-
-def test_reads_rows_in_any_order(tmp_path, methods):
-    path = tmp_path / "g.loss.parquet"
-    write_simulations(path, methods)
-    simulations = read_simulations(path)
-    assert simulations.runs == sorted(RUNS)
-    assert list(zip(simulations.tasks, simulations.examples, strict=True)) == sorted(TESTS)
-    order = [TESTS.index(test) for test in sorted(TESTS)]
-    expected = methods["simfluence"][1][[RUNS.index(r) for r in simulations.runs]][:, 1:, order]
-    np.testing.assert_array_equal(simulations.of("simfluence")[:, 1:], expected)
-    assert dict(zip(simulations.methods, simulations.starts, strict=True)) == {
-        "measured": 0, "mean_curve": 1, "order_2": 2, "simfluence": 1,
-    }  # fmt: skip
 
 
 def test_scores_of_seen_and_unseen_runs(tmp_path, methods):
@@ -116,15 +73,15 @@ def test_scores_of_seen_and_unseen_runs(tmp_path, methods):
     assert set(summary["fine_tuning"]["nano-0.2m"]["loss"]) == {"mean_curve", "simfluence", "order_2"}
 
 
-def test_rows_are_sorted_finite_and_the_file_is_the_same_twice(tmp_path, methods):
+def test_rows_are_sorted_finite_and_the_files_are_the_same_twice(tmp_path, methods):
     table, _ = run(tmp_path, methods)
-    first = (tmp_path / "scores.parquet").read_bytes()
+    first = [(tmp_path / name).read_bytes() for name in OUTPUTS]
     keys = [tuple(row[name] for name in SCHEMA.names[:7]) for row in table.to_pylist()]
     assert keys == sorted(set(keys))
     for row in table.to_pylist():
         assert all(math.isfinite(v) for v in row.values() if isinstance(v, float))
     run(tmp_path, methods)
-    assert (tmp_path / "scores.parquet").read_bytes() == first
+    assert [(tmp_path / name).read_bytes() for name in OUTPUTS] == first
 
 
 def test_without_a_mean_curve_there_is_no_skill_and_the_log_says_so(tmp_path, methods, caplog):
@@ -144,39 +101,39 @@ def test_a_method_that_is_not_finite_has_no_scores(tmp_path, methods):
     assert cell(table, task="average", method="simfluence", setting="seen", measure="all_steps_mse")["value"] is None
 
 
-@pytest.mark.parametrize(
-    ("drop", "message"),
-    [
-        (
-            lambda r: (r["method"], r["run_id"], r["step"]) == ("simfluence", "g-02", 4),
-            "simfluence lacks steps of run g-02",
-        ),
-        (lambda r: r["method"] == "measured", "no measured runs"),
-        (lambda r: r["run_id"] == "g-02", "differing: g-02"),
-    ],
-)
-def test_incomplete_files_are_named(tmp_path, methods, drop, message):
-    with pytest.raises(UserError, match=rf"g\.loss\.parquet.*{message}"):
-        run(tmp_path, methods, drop=drop)
+def test_a_file_with_other_runs_than_its_group_is_named(tmp_path, methods):
+    with pytest.raises(UserError, match=r"g\.loss\.parquet: does not hold the runs of g \(differing: g-02\)"):
+        run(tmp_path, methods, drop=lambda row: row["run_id"] == "g-02")
+    with pytest.raises(UserError, match=r"g\.loss\.parquet.* lacks steps"):
+        run(tmp_path, methods, drop=lambda row: (row["run_id"], row["step"]) == ("g-02", 4))
 
 
-def test_repeated_and_damaged_files_are_named(tmp_path, methods):
-    path = tmp_path / "g.loss.parquet"
-    write_simulations(path, methods)
-    table = pq.read_table(path)
-    write_parquet(path, pa.concat_tables([table, table.slice(0, 1)]), {})
-    with pytest.raises(UserError, match="some steps twice"):
-        read_simulations(path)
-    content = bytearray(path.read_bytes())
-    content[4:400] = bytes(396)  # the footer is whole, the first pages are not
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"g\.loss\.parquet: damaged"):
-        read_simulations(path)
-    with pytest.raises(UserError, match="missing"):
-        read_simulations(tmp_path / "none.parquet")
+def test_curves_are_those_of_the_first_held_out_run(tmp_path, methods):
+    settings = SETTINGS | {"g-01": "unseen_train"}  # the first by name, but not of seen data
+    groups = {"g": {"scenario": "fine_tuning", "model": "nano-0.2m", "runs": settings}}
+    run(tmp_path, methods, groups=groups)
+    shown = ExampleRun("fine_tuning", "nano-0.2m", "g", "loss", "g-02")
+    assert list_curves(tmp_path / "curves.parquet") == [shown]
+    simulations = read_curves(tmp_path / "curves.parquet", [shown])[shown]
+    order = [TESTS.index(test) for test in sorted(TESTS)]
+    for method, (start, values) in methods.items():
+        expected = values[RUNS.index("g-02"), start:][:, order]
+        np.testing.assert_array_equal(simulations.of(method)[0, start:], expected)
 
 
-def test_stale_simulations_are_refused(tmp_path, methods):
-    with pytest.raises(UserError, match="was simulated under another configuration"):
-        path = str(tmp_path / "g.loss.parquet")
-        run(tmp_path, methods, files=[{"group": "g", "metric": "loss", "path": path, "simulated": "later"}])
+def test_summary_holds_the_averages_six_digits_each(tmp_path, methods):
+    del methods["mean_curve"]  # so that there is no skill
+    table, summary = run(tmp_path, methods)
+    lines = list(csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()))
+    assert list(lines[0]) == ["name", "all_steps_mse", "final_step_spearman", "skill", "across_run_correlation"]
+    assert [line["name"] for line in lines] == [
+        f"fine_tuning nano-0.2m loss {method}" for method in ("order_2", "simfluence")
+    ]
+    for line in lines:
+        averages = summary["fine_tuning"]["nano-0.2m"]["loss"][line["name"].split()[-1]]
+        assert line["skill"] == ""
+        assert float(line["all_steps_mse"]) == averages["all_steps_mse"]
+        where = {"task": "average", "setting": "seen", "method": line["name"].split()[-1]}
+        correlation = cell(table, measure="across_run_correlation", **where)["value"]
+        assert float(line["across_run_correlation"]) == pytest.approx(correlation, rel=1e-5)
+        assert len(line["across_run_correlation"].removeprefix("-").removeprefix("0.").lstrip("0")) <= 6

@@ -1,29 +1,27 @@
-"""Judge simulations against the measured runs: results/scores/scores.parquet and a small summary in JSON."""
+"""Judge simulations against the measured runs: all of results/scores, from which tables and figures are made."""
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections import defaultdict
-from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gptfluence.errors import UserError
-from gptfluence.io import digest, read_provenance, write_json, write_parquet
+from gptfluence.io import digest, write_json, write_parquet, write_text
 from gptfluence.scores import measures
+from gptfluence.scores.curves import ExampleRun, write_curves
 from gptfluence.scores.measures import Score
-from gptfluence.simulators.simulate import MEASURED
+from gptfluence.scores.simulations import Simulations, read_simulations
+from gptfluence.words import AVERAGE, MEASURED
 
 LOG = logging.getLogger("gptfluence")
-
-AVERAGE = "average"
-"""Name, in the column of tasks, of the unweighted mean over tasks."""
 
 MEASURES = ("all_steps_mse", "all_steps_mae", "final_step_spearman", "skill", "across_run_correlation")
 SUMMARY_MEASURES = ("all_steps_mse", "final_step_spearman", "skill", "across_run_correlation")
@@ -35,93 +33,19 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Simulations:
-    """One file of results/simulations, as a dense array.
-
-    Attributes:
-        methods, runs: names, sorted; the truth is the method `measured`.
-        tasks, examples: [tests], each test's task and example id; sorted by both.
-        values: [methods, runs, steps + 1, tests] of float32; what a method was given is NaN.
-        starts: the first predicted step of each method (0 for `measured`).
-    """
-
-    methods: list[str]
-    runs: list[str]
-    tasks: NDArray[np.str_]
-    examples: NDArray[np.int64]
-    values: NDArray[np.float32]
-    starts: list[int]
-
-    def of(self, method: str) -> NDArray[np.float32]:
-        """Return a method's values, [runs, steps + 1, tests]."""
-        return self.values[self.methods.index(method)]
-
-
-def read_simulations(path: str | Path) -> Simulations:
-    """Read a file of simulations (columns: method, run_id, task, example, step, value).
-
-    Raises:
-        UserError: the file is missing or damaged, has no measured runs, or lacks or repeats a step.
-    """
-    read_provenance(path)  # names a missing or foreign file
-    names = ["method", "run_id", "task"]
-    try:
-        # As dictionaries: at the paper's scale a file has 12 million rows, and these few words in each.
-        table = pq.ParquetFile(path, read_dictionary=names).read(columns=[*names, "example", "step", "value"])
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged ({reason}). Delete it and run snakemake again.") from None
-    if not table.num_rows:
-        raise UserError(f"{path}: holds no simulations. Delete it and run snakemake again.")
-
-    methods, method = _codes(table["method"])
-    runs, run = _codes(table["run_id"])
-    tasks, task = _codes(table["task"])
-    example = table["example"].to_numpy().astype(np.int64)
-    step = table["step"].to_numpy().astype(np.int64)
-    value = table["value"].to_numpy()
-
-    # Number the tests by (task, example) without sorting the rows.
-    width = int(example.max()) + 1
-    pair = task * width + example
-    known = np.zeros(len(tasks) * width, bool)
-    known[pair] = True
-    test = (np.cumsum(known) - 1)[pair]
-    pairs = np.flatnonzero(known)
-
-    shape = (len(methods), len(runs), int(step.max()) + 1, len(pairs))
-    cell = np.ravel_multi_index((method, run, step, test), shape)
-    values = np.full(shape, np.nan, np.float32)
-    values.reshape(-1)[cell] = value
-    filled = np.zeros(shape, bool)
-    filled.reshape(-1)[cell] = True
-    if filled.sum() != table.num_rows:
-        raise UserError(f"{path}: holds some steps twice. Delete it and run snakemake again.")
-    if MEASURED not in methods:
-        raise UserError(f"{path}: holds no measured runs to compare with. Delete it and run snakemake again.")
-
-    starts = []
-    for name, mask in zip(methods, filled, strict=True):
-        start = 0 if name == MEASURED else int(np.argmax(mask.any(axis=(0, 2))))
-        if not mask[:, start:].all():
-            r, t = np.argwhere(~mask[:, start:].all(axis=1))[0]
-            where = f"run {runs[r]}, {tasks[pairs[t] // width]} example {pairs[t] % width}"
-            raise UserError(f"{path}: {name} lacks steps of {where}. Delete the file and run snakemake again.")
-        starts.append(start)
-    return Simulations(methods, runs, np.array(tasks)[pairs // width], pairs % width, values, starts)
-
-
-def score_simulations(spec: dict[str, Any], output: Path, metrics_output: Path) -> None:
-    """Score every method on every task, and on the average of the tasks.
+def score_simulations(
+    spec: dict[str, Any], scores_output: Path, curves_output: Path, metrics_output: Path, summary_output: Path
+) -> None:
+    """Score every method on every task, and on the average of the tasks; keep one run's trajectories for figures.
 
     Args:
-        spec: groups {group: {scenario, model, runs {run_id: seen | unseen_train}}}, files [{group, metric, path,
-            simulated: digest of its specification}],
+        spec: groups {group: {scenario, model, runs {run_id: seen | unseen_train}}}, files [{group, metric, path}],
             bootstrap_samples, bootstrap_seed, confidence.
-        output: scores.parquet, one row for each (scenario, model, task, metric, method, setting, measure). A row
+        scores_output: Parquet, one row for each (scenario, model, task, metric, method, setting, measure). A row
             whose task is `average` is the unweighted mean over the tasks, where all of them have a value.
+        curves_output: Parquet, the trajectories of each group's first held-out run (by name); see `scores.curves`.
         metrics_output: JSON {scenario: {model: {metric: {method: {measure: average over tasks}}}}}, seen runs only.
+        summary_output: CSV, the same numbers, a line for each (scenario, model, metric, method), named by these.
 
     Raises:
         UserError: a file is missing, damaged or incomplete, or holds other runs than its group.
@@ -130,12 +54,9 @@ def score_simulations(spec: dict[str, Any], output: Path, metrics_output: Path) 
     cells: dict[tuple[str, ...], dict[tuple[str, str, str], Score]] = defaultdict(dict)
     sizes: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)  # ... -> task -> test examples
     runs: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    curves: dict[ExampleRun, Simulations] = {}
     for file in spec["files"]:
         group = spec["groups"][file["group"]]
-        if read_provenance(file["path"]).get("simulated") != file["simulated"]:
-            raise UserError(
-                f"{file['path']}: was simulated under another configuration. Delete it and run snakemake again."
-            )
         simulations = read_simulations(file["path"])
         if set(simulations.runs) != set(group["runs"]):
             odd = sorted(set(simulations.runs) ^ set(group["runs"]))
@@ -143,6 +64,10 @@ def score_simulations(spec: dict[str, Any], output: Path, metrics_output: Path) 
                 f"{file['path']}: does not hold the runs of {file['group']} (differing: {', '.join(odd[:3])}). "
                 "Delete it and run snakemake again."
             )
+        seen = [run for run in simulations.runs if group["runs"][run] == "seen"]
+        if seen:
+            shown = ExampleRun(group["scenario"], group["model"], file["group"], file["metric"], seen[0])
+            curves[shown] = simulations.single(seen[0])
         for setting in sorted(set(group["runs"].values())):
             members = [run for run in simulations.runs if group["runs"][run] == setting]
             # Runs of one group share their draws over tasks, metrics and methods, so that those can be compared and
@@ -168,18 +93,11 @@ def score_simulations(spec: dict[str, Any], output: Path, metrics_output: Path) 
             )
     rows.sort(key=lambda row: [row[name] for name in SCHEMA.names[:7]])
     settings = {key: spec[key] for key in ("bootstrap_samples", "bootstrap_seed", "confidence")}
-    write_parquet(output, pa.Table.from_pylist(rows, SCHEMA), {"scores": settings})
-    write_json(metrics_output, _summary(rows))
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the sorted distinct words of a dictionary column, and each row's number among them."""
-    array = column.unify_dictionaries().combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    used = sorted(pc.unique(array).to_pylist())
-    position = {word: number for number, word in enumerate(used)}
-    lookup = np.array([position.get(word, -1) for word in array.dictionary.to_pylist()])
-    return used, lookup[array.indices.to_numpy()]
+    summary = _summary(rows)
+    write_parquet(scores_output, pa.Table.from_pylist(rows, SCHEMA), {"scores": settings})
+    write_curves(curves_output, curves)
+    write_json(metrics_output, summary)
+    write_text(summary_output, _summary_lines(summary))
 
 
 def _score_file(
@@ -233,3 +151,16 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             node = node.setdefault(row[name], {})
         node[row["measure"]] = None if row["value"] is None else float(f"{row['value']:.6g}")
     return summary
+
+
+def _summary_lines(summary: dict[str, Any]) -> str:
+    """Return the summary as CSV, one method a line, its averages as columns; empty where there is none."""
+    text = StringIO()
+    writer = csv.DictWriter(text, ["name", *SUMMARY_MEASURES], lineterminator="\n")
+    writer.writeheader()
+    for scenario, models in summary.items():
+        for model, metrics in models.items():
+            for metric, methods in metrics.items():
+                for method, averages in methods.items():
+                    writer.writerow({"name": f"{scenario} {model} {metric} {method}"} | averages)
+    return text.getvalue()

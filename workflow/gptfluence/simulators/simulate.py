@@ -10,13 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from gptfluence.errors import UserError
-from gptfluence.io import digest, write_parquet
+from gptfluence.io import write_parquet
 from gptfluence.simulators.base import Array
 from gptfluence.simulators.data import GroupData, load_group
 from gptfluence.simulators.files import load_simulator
-
-MEASURED = "measured"
-"""What the truth is called in the column `method`."""
+from gptfluence.words import MEASURED
 
 log = logging.getLogger("gptfluence")
 
@@ -27,22 +25,21 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
     Rows are ordered by method (measured first, then as in `spec`), run, test example, and step.
 
     Args:
-        spec: as for `fit_simulator`, without method and settings, with simulators ({method: path and the
-            digest of its fit's specification}); its runs are the held-out and unseen ones.
+        spec: as for `fit_simulator`, without method and settings, with simulators ({method: path}); its runs are
+            the held-out and unseen ones.
         output: the Parquet file to write.
 
     Raises:
-        UserError: runs or simulators cannot be read, or a simulator was fitted under another plan.
+        UserError: runs or simulators cannot be read, or a simulator was fitted on runs to be simulated.
     """
     data = load_group(spec | {"features": None})  # simulators hold their own features
     measured = data.dynamics.values
     tables = [_table(MEASURED, measured, 0, spec["metric"], data)]
-    for method, made in spec["simulators"].items():
-        simulator, provenance = load_simulator(made["path"])
-        if provenance.get("fit") != made["fit"]:
-            raise UserError(
-                f"{made['path']}: was fitted under another configuration. Delete it and run snakemake again."
-            )
+    for method, path in spec["simulators"].items():
+        simulator, provenance = load_simulator(path)
+        leaked = {run["hash"] for run in provenance["runs"].values()} & {run["hash"] for run in spec["runs"]}
+        if leaked:
+            raise UserError(f"{path}: was fitted on runs that are to be simulated ({', '.join(sorted(leaked))})")
         simulated = simulator.simulate(data.curricula, measured[:, : simulator.start])
         exploded = ~np.isfinite(simulated).all(axis=1)
         if exploded.any():
@@ -56,7 +53,6 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
         "metric": spec["metric"],
         "methods": list(spec["simulators"]),
         "runs": {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in spec["runs"]},
-        "simulated": digest(spec),
     }
     write_parquet(output, pa.concat_tables(tables).unify_dictionaries().combine_chunks(), provenance)
 

@@ -1,0 +1,26 @@
+"""Made-up curves and scores that figures are drawn from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `drawn_from`
+
+from drawn_from import make_curves, write_scores
+from gptfluence.scores.curves import write_curves
+
+
+@pytest.fixture
+def specs(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """What each figure is given: two models of instruction tuning, one of them in fine-tuning too."""
+    write_curves(tmp_path / "curves.parquet", make_curves())
+    write_scores(tmp_path / "scores.parquet")
+    both = {"width_in": 6.75, "scale": "nano", "models": ["small", "a-large"]}
+    return {
+        "figure_2": {"figure": "figure_2", "curves": str(tmp_path / "curves.parquet"), "example_curves": 2} | both,
+        "figure_6": {"figure": "figure_6", "scores": str(tmp_path / "scores.parquet")} | both,
+    }

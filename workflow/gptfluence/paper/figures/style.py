@@ -1,0 +1,45 @@
+"""How the figures draw methods: in each figure the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gptfluence.paper.names import METHODS, sort_methods
+
+
+@dataclass(frozen=True)
+class Style:
+    """A method's name in print, and its line: colour (Okabe-Ito), marker, dash."""
+
+    label: str
+    colour: str
+    marker: str
+    dash: str | tuple[int, tuple[int, ...]]
+
+
+MEASURED_STYLE = Style("measured", "#000000", "", "-")
+
+_LINES = {
+    "persistence": ("#E69F00", "x", (0, (1, 1))),
+    "global_ar1": ("#E69F00", "+", (0, (3, 1, 1, 1))),
+    "mean_curve": ("#CC79A7", "d", (0, (4, 1))),
+    "simfluence": ("#D55E00", "s", (0, (5, 1, 1, 1))),
+    "simfluence_additive": ("#D55E00", "<", (0, (2, 1))),
+    "simfluence_multiplicative": ("#D55E00", ">", (0, (1, 2))),
+    "gptfluence": ("#0072B2", "o", "-"),
+    "gptfluence_mlp": ("#56B4E9", "^", (0, (6, 1))),
+}
+_OTHERS = [("#009E73", "v"), ("#009E73", "P"), ("#009E73", "*"), ("#F0E442", "h"), ("#F0E442", "p"), ("#F0E442", "8")]
+
+IN_TABLES_ONLY = ("global_ar1", "simfluence_additive", "simfluence_multiplicative")
+"""Variants that the figures leave out, so that their lines can be told apart."""
+
+
+def method_style(name: str, names: Iterable[str]) -> Style:
+    """Return how a method is drawn; a user's own gets a line by its place among those of `names`."""
+    if name in METHODS:
+        return Style(METHODS[name], *_LINES[name])
+    own = [other for other in sort_methods([*names, name]) if other not in METHODS]
+    colour, marker = _OTHERS[own.index(name) % len(_OTHERS)]
+    return Style(name, colour, marker, (0, (3, 1)))

@@ -1,0 +1,11 @@
+"""Table 4: BLEU and ROUGE-L in fine-tuning."""
+
+from __future__ import annotations
+
+from gptfluence.paper.tables.frame import Content
+
+CONTENT = Content(
+    scenario="fine_tuning",
+    metrics=("bleu", "rouge_l"),
+    title="Simulation of the test BLEU and ROUGE-L in fine-tuning",
+)
