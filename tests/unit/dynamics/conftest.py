@@ -14,7 +14,7 @@ from gptfluence.curricula.draw import draw_curricula
 from gptfluence.design import Run
 from gptfluence.dynamics.pretrain import make_config, train_tokenizer
 from gptfluence.identity import DYNAMICS_CODE, code_digest
-from gptfluence.io import digest, write_parquet
+from gptfluence.io import write_parquet
 from transformers import GPTNeoXForCausalLM
 
 WORDS = ["the", "a", "river", "town", "mayor", "bakes", "sells", "paints", "old", "blue", "bread", "boats", "of", "in"]
@@ -51,7 +51,7 @@ def gang(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                 target = sentence(generator, words)
                 row = {"part": part, "example": first + i, "prompt": prompt, "target": target, "facts": []}
                 rows += [row | {"format": form, "references": [target, "a second wording"]} for form in FORMS]
-        write_parquet(f"data/tasks/{task}.parquet", pa.Table.from_pylist(rows), {"digest": digest(task)})
+        write_parquet(task_file(task), pa.Table.from_pylist(rows), {"task": task})
     runs = [make_run(number) for number in (1, 2)]
     draw_curricula({"runs": runs}, Path("data/curricula"))
     return {
@@ -59,7 +59,8 @@ def gang(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "optimizer": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.001},
         "generation": {"top_p": 0.95, "temperature": 0.2, "max_new_tokens": 12, "batch_tokens": 4096},
         "evaluation_tokens": 128,
-        "tasks": {"yesno": digest("yesno"), "text": digest("text")},
+        "checkpoint_minutes": 10.0,
+        "tasks": {task: task_file(task) for task in ("yesno", "text")},
         "metrics": {"yesno": ["loss"], "text": ["loss", "bleu", "rouge_l"]},
         "runs": runs,
         "code": code_digest(*DYNAMICS_CODE),
@@ -67,6 +68,10 @@ def gang(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 FORMS = ("plain", "instruction")
+
+
+def task_file(task: str) -> str:
+    return f"data/tasks/{task}.0123456789ab.parquet"
 
 
 def make_run(number: int, **changes: Any) -> dict[str, Any]:
@@ -94,6 +99,6 @@ def make_run(number: int, **changes: Any) -> dict[str, Any]:
         steps=6,
         learning_rate=1e-2,
         hash=f"{number:012x}",
+        curriculum_hash="ba9876543210",
     )
-    row = dataclasses.asdict(run) | changes
-    return row | {"curriculum": f"data/curricula/{row['run_id']}.parquet"}
+    return dataclasses.replace(run, **changes).row()

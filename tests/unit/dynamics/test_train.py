@@ -1,7 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +20,32 @@ import pytest
 import torch
 from gptfluence.curricula.draw import draw_curricula, read_curriculum
 from gptfluence.dynamics import train
+from gptfluence.dynamics.checkpoints import scratch_files
 from gptfluence.dynamics.train import make_optimizer, train_runs
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from pipeline import heed_interrupts
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXForCausalLM
 
 MANIFEST = Path("data/dynamics/gang.json")
 
 
 def shard(run: dict[str, Any]) -> Path:
-    return Path(f"data/dynamics/{run['run_id']}.{run['hash']}.parquet")
+    return Path(run["shard"])
+
+
+def variant(run: dict[str, Any], hash_: str, **changes: Any) -> dict[str, Any]:
+    """A run that differs, under a name of its own."""
+    return run | changes | {"hash": hash_, "shard": f"data/dynamics/{run['run_id']}.{hash_}.parquet"}
+
+
+def third_run(gang: dict[str, Any]) -> dict[str, Any]:
+    """One more run of the gang, with a curriculum of its own."""
+    changes = {"run_id": "run-3", "draw_seed": 3, "init_seed": 3, "curriculum": "data/curricula/run-3.parquet"}
+    run = variant(gang["runs"][0] | changes, "3" * 12)
+    draw_curricula({"runs": [run]}, Path("data/curricula"))
+    return run
 
 
 def column(run: dict[str, Any], name: str, **where: Any) -> np.ndarray:
@@ -45,8 +70,10 @@ def test_shard_has_every_step_and_test_example(gang: dict[str, Any]) -> None:
     assert 0 <= pc.min(table["rouge_l"]).as_py() <= pc.max(table["rouge_l"]).as_py() <= 1
     provenance = read_provenance(shard(first))
     assert provenance["hash"] == first["hash"] and provenance["run"]["draw_seed"] == 1
+    assert provenance["tasks"] == {"yesno": "yesno.0123456789ab.parquet", "text": "text.0123456789ab.parquet"}
     assert {"torch", "transformers"} <= provenance["versions"].keys()
     assert json.loads(MANIFEST.read_text()).keys() == {"run-1", "run-2"}
+    assert not os.listdir("data/scratch")
     # Both runs start from the same model, then learn from different curricula.
     np.testing.assert_array_equal(column(first, "loss", step=0), column(second, "loss", step=0))
     assert (column(first, "loss", step=6) != column(second, "loss", step=6)).any()
@@ -61,7 +88,7 @@ def test_losses_equal_a_plain_training_loop(gang: dict[str, Any], model_folder: 
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     texts: dict[tuple[str, str, int], tuple[str, str]] = {}
     for task in ("yesno", "text"):
-        for row in read_parquet(f"data/tasks/{task}.parquet").to_pylist():
+        for row in read_parquet(gang["tasks"][task]).to_pylist():
             if row["format"] == "instruction":
                 texts[task, row["part"] == "test", row["example"]] = (row["prompt"], row["target"])
 
@@ -104,7 +131,7 @@ def test_same_seed_gives_the_same_bytes_whatever_shares_the_gang(gang: dict[str,
 
 def test_generation_seed_changes_texts_but_not_losses(gang: dict[str, Any]) -> None:
     run = gang["runs"][0]
-    other = run | {"generation_seed": 99, "hash": "f" * 12}
+    other = variant(run, "f" * 12, generation_seed=99)
     hot = gang | {"generation": {"top_p": 0.95, "temperature": 2.0, "max_new_tokens": 12, "batch_tokens": 4096}}
     train_runs(hot | {"runs": [run, other]}, MANIFEST)
     np.testing.assert_array_equal(column(run, "loss"), column(other, "loss"))
@@ -180,16 +207,16 @@ def test_other_code_than_planned_is_refused(gang: dict[str, Any]) -> None:
     assert not Path("data/dynamics").exists()
 
 
-def test_task_made_under_another_configuration_is_refused(gang: dict[str, Any]) -> None:
-    gang["tasks"]["text"] = "0" * 12
-    with pytest.raises(UserError, match=r"data/tasks/text.parquet: was made under another configuration"):
+def test_missing_task_is_named(gang: dict[str, Any]) -> None:
+    Path(gang["tasks"]["text"]).unlink()
+    with pytest.raises(UserError, match=rf"{gang['tasks']['text']}: missing"):
         train_runs(gang, MANIFEST)
 
 
 def test_adapters_and_dropout_are_seeded(gang: dict[str, Any]) -> None:
     gang["model"] |= {"lora": {"rank": 2, "alpha": 4, "dropout": 0.3, "targets": ["query_key_value"]}}
     first = gang["runs"][0]
-    same, other = first | {"hash": "a" * 12}, first | {"hash": "b" * 12, "init_seed": 50}
+    same, other = variant(first, "a" * 12), variant(first, "b" * 12, init_seed=50)
     train_runs(gang | {"runs": [first, same, other]}, MANIFEST)
     np.testing.assert_array_equal(column(first, "loss"), column(same, "loss"))
     assert (column(first, "loss", step=6) != column(other, "loss", step=6)).any()
@@ -215,3 +242,341 @@ def test_optimizer_decays_linearly_to_zero_and_spares_biases() -> None:
     assert optimizer.param_groups[0]["lr"] == 0
     decay = {len(group["params"][0].shape): group["weight_decay"] for group in optimizer.param_groups}
     assert decay == {2: 0.5, 1: 0.0}
+
+
+# ------------------------------------------------------------------------------- interrupted, and going on
+
+LORA = {"rank": 2, "alpha": 4, "dropout": 0.3, "targets": ["query_key_value"]}
+KINDS = pytest.mark.parametrize("lora", [None, LORA], ids=["full", "adapters"])
+
+
+@pytest.fixture
+def stoppable() -> Iterator[None]:
+    """Signals raise what they raise under the command line."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def at_each_call(act: Callable[[bool], None]) -> Iterator[None]:
+    """Let `act` happen whenever the GPT is called; it is told whether the call is an update's."""
+
+    def hook(module: torch.nn.Module, _: Any) -> None:
+        if isinstance(module, GPTNeoXForCausalLM):
+            act(module.training)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def undisturbed(spec: dict[str, Any]) -> list[bytes]:
+    """Train; return the shards' bytes, which are removed."""
+    train_runs(spec, MANIFEST)
+    MANIFEST.unlink()
+    content = [shard(run).read_bytes() for run in spec["runs"]]
+    for run in spec["runs"]:
+        shard(run).unlink()
+    return content
+
+
+def scratch_of(run: dict[str, Any]) -> tuple[bool, dict[str, Any] | None]:
+    """Whether the run has a checkpoint, and its progress."""
+    checkpoint, progress = scratch_files(run)
+    return checkpoint.exists(), json.loads(progress.read_text()) if progress.exists() else None
+
+
+@pytest.mark.slow
+@KINDS
+def test_interrupted_at_any_call_of_the_model_goes_on_to_the_same_bytes(
+    gang: dict[str, Any], lora: dict[str, Any] | None, stoppable: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Evaluations, each token of each generation and updates: every third call, every update, both signals."""
+    run = gang["runs"][0]
+    spec = gang | {"runs": [run], "model": gang["model"] | {"lora": lora}}
+    updates: list[bool] = []  # of each call of the model
+    with at_each_call(updates.append):
+        [expected] = undisturbed(spec)
+    assert sum(updates) == 6 and len(updates) > 60
+    resumed = set()
+    for stop in [i for i, update in enumerate(updates) if update or i % 3 == 0]:
+        calls = itertools.count()
+
+        def interrupt(_: bool, stop: int = stop, calls: Iterator[int] = calls) -> None:
+            if next(calls) == stop:
+                os.kill(os.getpid(), (signal.SIGTERM, signal.SIGINT)[stop % 2])
+
+        with at_each_call(interrupt), pytest.raises((SystemExit, KeyboardInterrupt)):
+            train_runs(spec, MANIFEST)
+        assert next(calls) == stop + 1, "an evaluation must not be waited for"
+        # An update is finished first; of an evaluation nothing is kept.
+        step = sum(updates[: stop + 1])
+        kept, progress = scratch_of(run)
+        assert kept == (step > 0)
+        assert progress and (progress["state"], progress["step"]) == ("stopped", step)
+        assert not shard(run).exists() and not MANIFEST.exists()
+
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            train_runs(spec, MANIFEST)
+        assert (f"run run-1: goes on from step {step} of 6" in caplog.text) == (step > 0)
+        assert shard(run).read_bytes() == expected, f"call {stop}"
+        assert os.listdir("data/scratch") == []
+        resumed.add(step)
+        shard(run).unlink()
+        MANIFEST.unlink()
+    assert resumed == set(range(7))
+
+
+@KINDS
+def test_interrupted_at_every_step_of_one_run(
+    gang: dict[str, Any], lora: dict[str, Any] | None, stoppable: None
+) -> None:
+    """Six interruptions of one run, each while the optimiser is at work: the checkpoint of a checkpoint of ..."""
+    run = gang["runs"][0]
+    spec = gang | {"runs": [run], "model": gang["model"] | {"lora": lora}}
+    [expected] = undisturbed(spec)
+
+    def interrupt(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    handle = register_optimizer_step_pre_hook(interrupt)
+    try:
+        for step in range(1, 7):
+            with pytest.raises(SystemExit):
+                train_runs(spec, MANIFEST)
+            _, progress = scratch_of(run)
+            assert progress and progress["step"] == step
+    finally:
+        handle.remove()
+    train_runs(spec, MANIFEST)
+    assert shard(run).read_bytes() == expected
+
+
+@KINDS
+def test_killed_run_goes_on_from_its_last_checkpoint(gang: dict[str, Any], lora: dict[str, Any] | None) -> None:
+    """As after kill -9: what is on disk is all there is, and the checkpoint is older than the progress."""
+    run = gang["runs"][0]
+    spec = gang | {"runs": [run], "model": gang["model"] | {"lora": lora}, "checkpoint_minutes": 1e-9}
+    [expected] = undisturbed(spec)
+    checkpoint, _ = scratch_files(run)
+    kept: list[bytes] = []
+
+    def keep(update: bool) -> None:
+        if checkpoint.exists() and (not kept or kept[-1] != checkpoint.read_bytes()):
+            kept.append(checkpoint.read_bytes())
+
+    with at_each_call(keep):
+        undisturbed(spec)
+    assert len(kept) == 6
+    for content in kept:
+        checkpoint.write_bytes(content)
+        assert undisturbed(spec | {"checkpoint_minutes": 10.0}) == [expected]
+        assert os.listdir("data/scratch") == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "other code", "other run"])
+def test_unusable_checkpoint_is_named_and_costs_only_time(
+    gang: dict[str, Any], damage: str, caplog: pytest.LogCaptureFixture, stoppable: None
+) -> None:
+    run, other = gang["runs"]
+    spec = gang | {"runs": [run], "checkpoint_minutes": 1e-9}
+    [expected] = undisturbed(spec)
+    calls = itertools.count()
+    with (
+        at_each_call(lambda _: next(calls) == 60 and os.kill(os.getpid(), signal.SIGTERM)),
+        pytest.raises(SystemExit),
+    ):
+        train_runs(spec | {"runs": [other if damage == "other run" else run]}, MANIFEST)
+    checkpoint, _ = scratch_files(run)
+    if damage == "cut":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    elif damage == "other run":
+        scratch_files(other)[0].rename(checkpoint)
+    else:
+        content = checkpoint.read_bytes()
+        assert content.count(spec["code"].encode()) == 1
+        checkpoint.write_bytes(content.replace(spec["code"].encode(), b"0" * 12))
+    train_runs(spec, MANIFEST)
+    said = {"cut": "damaged", "other code": "another code", "other run": "another run_id and hash"}[damage]
+    assert str(checkpoint) in caplog.text and said in caplog.text and "run run-1 starts anew" in caplog.text
+    assert shard(run).read_bytes() == expected
+
+
+def test_short_run_writes_no_checkpoint(gang: dict[str, Any]) -> None:
+    _, progress = scratch_files(gang["runs"][0])
+    seen = set()
+    with at_each_call(lambda _: seen.update(os.listdir("data/scratch"))):
+        train_runs(gang | {"runs": gang["runs"][:1]}, MANIFEST)
+    assert seen == {progress.name}
+
+
+# ------------------------------------------------------------------------------- failures cost only their run
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_failing_run_costs_only_itself(gang: dict[str, Any], bad: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever it is: the last run trains the loaded weights themselves, the others copies."""
+    runs = [*gang["runs"], third_run(gang)]
+    spec = gang | {"runs": runs}
+    expected = undisturbed(spec)
+    Path(runs[bad]["curriculum"]).rename("away")
+    with pytest.raises(UserError) as raised:
+        train_runs(spec, MANIFEST)
+    number = bad + 1
+    assert str(raised.value) == (
+        f"1 of 3 runs failed, the others are done:\n  run run-{number}: {runs[bad]['curriculum']}: missing. "
+        "Run snakemake again to make it."
+    )
+    assert not MANIFEST.exists()
+    for i, run in enumerate(runs):
+        assert shard(run).exists() == (i != bad)
+        kept, progress = scratch_of(run)
+        assert not kept and (progress is None) == (i != bad)
+    _, progress = scratch_of(runs[bad])
+    assert progress and progress["state"] == "failed" and "missing" in progress["message"]
+
+    Path("away").rename(runs[bad]["curriculum"])
+    train_runs(spec, MANIFEST)
+    assert [shard(run).read_bytes() for run in runs] == expected
+    assert MANIFEST.exists() and os.listdir("data/scratch") == []
+
+
+def test_unexpected_errors_are_told_apart(
+    gang: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Out of memory is the user's to mend; of anything else the log has the traceback. Both in the middle of a run."""
+    runs = [*gang["runs"], third_run(gang)]
+    errors = {2: torch.OutOfMemoryError("CUDA out of memory.\nDetails"), 5: ZeroDivisionError("a bug\nindeed")}
+    calls = itertools.count()
+    whole = train.update
+
+    def fail(*arguments: Any) -> None:
+        whole(*arguments)
+        if error := errors.get(next(calls)):
+            raise error
+
+    monkeypatch.setattr(train, "update", fail)
+    with caplog.at_level(logging.INFO), pytest.raises(UserError) as raised:
+        train_runs(gang | {"runs": runs}, MANIFEST)
+    first, second, third = str(raised.value).splitlines()
+    assert first == "2 of 3 runs failed, the others are done:"
+    assert second.startswith("  run run-1: out of memory (CUDA out of memory.). Lower dynamics.evaluation_tokens or ")
+    assert third == "  run run-2: ZeroDivisionError: a bug (the log says where)"
+    assert "Traceback" in caplog.text and "in fail" in caplog.text
+    assert [shard(run).exists() for run in runs] == [False, False, True]
+    assert [scratch_of(run)[1]["step"] for run in runs[:2]] == [2, 2]
+
+
+def test_losses_that_are_not_finite_are_a_warning(gang: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    run = variant(gang["runs"][0], "e" * 12, learning_rate=1e30)
+    spec = gang | {"runs": [run], "metrics": {"yesno": ["loss"], "text": ["loss"]}}
+    train_runs(spec, MANIFEST)
+    assert "run run-1: some losses are not finite" in caplog.text
+    assert not np.isfinite(column(run, "loss")).all() and MANIFEST.exists()
+
+
+# ---------------------------------------------------------------------------------- killed on the command line
+
+
+def longer(gang: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """The gang with longer runs, of adapters with dropout."""
+    runs = [run | {"epochs": epochs, "steps": 3 * epochs} for run in gang["runs"]]
+    draw_curricula({"runs": runs}, Path("data/curricula"))
+    return gang | {"runs": runs, "model": gang["model"] | {"lora": LORA}}
+
+
+def start(spec: dict[str, Any], name: str = "job") -> subprocess.Popen[bytes]:
+    """Start the job as Snakemake does."""
+    Path(f"{name}.json").write_text(json.dumps(spec), encoding="utf-8")
+    command = [sys.executable, "-m", "gptfluence", "train_runs", "--spec", f"{name}.json", "--output", str(MANIFEST)]
+    return subprocess.Popen(
+        [*command, "--log", f"{name}.log"], preexec_fn=heed_interrupts, stdout=subprocess.DEVNULL, stderr=-1
+    )
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors.decode()
+
+
+def seconds_of_training(log: str) -> float:
+    return sum(float(line.split(" steps in ")[1].split()[0]) for line in log.splitlines() if " steps in " in line)
+
+
+def progress_of(process: subprocess.Popen[bytes], runs: list[dict[str, Any]]) -> bool:
+    """Whether the process has begun to train."""
+    for run in runs:
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(scratch_files(run)[1].read_text())["pid"] == process.pid:
+                return True
+    return False
+
+
+@pytest.mark.slow
+def test_job_killed_at_random_moments_yields_the_same_bytes(gang: dict[str, Any]) -> None:
+    """By wall-time limits, Ctrl-C and kill -9, one after the other, until it is done."""
+    spec = longer(gang, epochs=60)
+    finish(start(spec))
+    expected = [shard(run).read_bytes() for run in spec["runs"]]
+    manifest = MANIFEST.read_bytes()
+    seconds = seconds_of_training(Path("job.log").read_text())
+    for path in (MANIFEST, *map(shard, spec["runs"])):
+        path.unlink()
+
+    generator = random.Random(7)
+    spec |= {"checkpoint_minutes": seconds / 100 / 60}
+    kills, resumed = [], 0
+    while len(kills) < 15:
+        process = start(spec)
+        begun = len(kills) % 5 != 4  # the fifth dies while it starts
+        while begun and process.poll() is None and not progress_of(process, spec["runs"]):
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, seconds / 15 if begun else 3))
+        number = generator.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+        process.send_signal(number)
+        twice = generator.random() < 0.5
+        if twice:
+            time.sleep(generator.uniform(0, 0.05))
+            process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        kills.append(number)
+        if begun:
+            said = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
+            # A second one may come when Python has put all handlers down.
+            assert process.returncode in (said[number], *([-number] if twice else [])), errors.decode()
+            assert b"Traceback" not in errors, errors.decode()
+            log = Path("job.log").read_text()
+            assert "starts anew" not in log.replace("next time, it starts anew", "")
+            resumed += "goes on from step" in log.replace("next time, it goes on", "")
+    else:
+        finish(start(spec))
+    assert len(kills) >= 8 and len(set(kills)) == 3 and resumed >= 5, (kills, resumed)
+    assert [shard(run).read_bytes() for run in spec["runs"]] == expected
+    assert MANIFEST.read_bytes() == manifest
+    assert os.listdir("data/scratch") == []
+    assert not [name for name in os.listdir("data/dynamics") if name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_two_processes_that_train_the_same_runs_do_no_harm(gang: dict[str, Any]) -> None:
+    spec = longer(gang, epochs=30) | {"checkpoint_minutes": 1e-9}
+    alone = start(spec, "alone")
+    finish(alone)
+    expected = [shard(run).read_bytes() for run in spec["runs"]]
+    for path in (MANIFEST, *map(shard, spec["runs"])):
+        path.unlink()
+    both = [start(spec, "first"), start(spec, "second")]
+    for process in both:
+        finish(process)
+    assert [shard(run).read_bytes() for run in spec["runs"]] == expected
+    assert MANIFEST.exists() and os.listdir("data/scratch") == []

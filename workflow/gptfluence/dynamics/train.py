@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gptfluence.curricula.draw import read_curriculum
 from gptfluence.dynamics.batches import (
@@ -34,6 +34,7 @@ from gptfluence.dynamics.batches import (
     make_batch,
     target_losses,
 )
+from gptfluence.dynamics.checkpoints import Interruptions, Scratch, Training, clear_scratch
 from gptfluence.dynamics.generate import TextMetrics, decode, generate, sampling_numbers
 from gptfluence.dynamics.models import add_adapters, context_length, load_model, pick_device
 from gptfluence.errors import UserError
@@ -49,11 +50,14 @@ _SPARE_TOKENS = 8
 def train_runs(spec: dict[str, Any], output: Path) -> None:
     """Train a gang of runs, one shard each, then list the shards in the manifest `output`.
 
-    A run whose shard already stands is not trained again, so an interrupted gang goes on where it stopped.
+    A run whose shard already stands is not trained again, and one that was stopped goes on from its checkpoint.
 
     Args:
         spec: see `design.Design.gang_spec`.
         output: the manifest; JSON: run_id -> shard's file name and digest.
+
+    Raises:
+        UserError: some runs failed; the shards of all others stand.
     """
     if spec["code"] != code_digest(*DYNAMICS_CODE):
         raise UserError(
@@ -64,11 +68,12 @@ def train_runs(spec: dict[str, Any], output: Path) -> None:
     for run in spec["runs"]:
         if _is_whole(run):
             LOG.info("run %s: its shard stands, kept", run["run_id"])
+            clear_scratch(run)
         else:
             todo.append(run)
     if todo:
         _train_all(spec, todo)
-    shards = {run["run_id"]: _shard_path(run) for run in spec["runs"]}
+    shards = {run["run_id"]: Path(run["shard"]) for run in spec["runs"]}
     write_json(output, {run_id: {"file": p.name, "digest": file_digest(p)} for run_id, p in shards.items()})
 
 
@@ -78,34 +83,71 @@ def _train_all(spec: dict[str, Any], runs: list[dict[str, Any]]) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     base, tokenizer = load_model(spec["model"], device)
     data = _Data(spec, tokenizer, context_length(spec["model"], base), device)
-    for i, run in enumerate(runs):
-        # The last run may change the loaded weights themselves: big models then stand in memory once.
-        model = base if i == len(runs) - 1 else copy.deepcopy(base)
-        torch.manual_seed(run["init_seed"])
-        model = add_adapters(model, spec["model"]["lora"])
-        try:
-            dynamics = train_run(run, model, data, spec)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"run {run['run_id']}: out of memory ({str(error).splitlines()[0]}). Lower "
-                "dynamics.evaluation_tokens or dynamics.generation.batch_tokens, or give the model a larger machine."
-            ) from None
-        provenance = {
-            "run": {key: value for key, value in run.items() if key not in ("gang", "group", "split", "seed")},
-            "hash": run["hash"],
-            "model": spec["model"],
-            "tasks": spec["tasks"],
-            "optimizer": spec["optimizer"],
-            "generation": spec["generation"],
-            "code": spec["code"],
-            "truncated_examples": data.truncated,
-            "device": device.type,
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "transformers", "tokenizers", "sacrebleu", "rouge-score")},
-            },
-        }
-        write_parquet(_shard_path(run), dynamics, provenance)
+    made_by = {"code": spec["code"], "device": device.type, "versions": _versions()}
+    failed: dict[str, str] = {}
+    with Interruptions() as interruptions:
+        for i, run in enumerate(runs):
+            scratch = Scratch(run, made_by, spec["checkpoint_minutes"], interruptions)
+            try:
+                # The last run may change the loaded weights themselves: big models then stand in memory once.
+                _train_to_shard(run, base, data, spec, scratch, keep_base=i < len(runs) - 1)
+            except Exception as error:  # whatever it is, it is this run's: the others need not pay for it
+                failed[run["run_id"]] = reason = _reason(error)
+                LOG.info("run %s: failed: %s", run["run_id"], reason, exc_info=not isinstance(error, UserError))
+                scratch.fail(reason)
+            interruptions.check()
+    if failed:
+        reasons = [f"run {run_id}: {reason}" for run_id, reason in failed.items()]
+        if len(runs) > 1:
+            others = ", the others are done" if len(failed) < len(runs) else ""
+            reasons = [f"{len(failed)} of {len(runs)} runs failed{others}:", *reasons]
+        raise UserError("\n  ".join(reasons))
+
+
+def _train_to_shard(
+    run: dict[str, Any],
+    base: PreTrainedModel,
+    data: _Data,
+    spec: dict[str, Any],
+    scratch: Scratch,
+    keep_base: bool,
+) -> None:
+    model = copy.deepcopy(base) if keep_base else base
+    torch.manual_seed(run["init_seed"])
+    dynamics = train_run(run, add_adapters(model, spec["model"]["lora"]), data, spec, scratch)
+    own = ("gang", "group", "split", "seed", "curriculum", "shard")  # where the run stands in the plan and on the disk
+    provenance = {
+        "run": {key: value for key, value in run.items() if key not in own},
+        "hash": run["hash"],
+        "model": spec["model"],
+        "tasks": {task: Path(path).name for task, path in spec["tasks"].items()},
+        "optimizer": spec["optimizer"],
+        "generation": spec["generation"],
+        "code": spec["code"],
+        "truncated_examples": data.truncated,
+        "device": data.device.type,
+        "versions": _versions(),
+    }
+    with scratch.finishing():
+        write_parquet(run["shard"], dynamics, provenance)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "tokenizers", "sacrebleu", "rouge-score")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line why a run failed."""
+    if isinstance(error, UserError):
+        return str(error)
+    first, *_ = [*str(error).splitlines(), ""]
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return (
+            f"out of memory ({first}). Lower dynamics.evaluation_tokens or dynamics.generation.batch_tokens, or give "
+            "the model a larger machine."
+        )
+    return f"{type(error).__name__}: {first} (the log says where)"
 
 
 @dataclass(frozen=True)
@@ -135,7 +177,7 @@ class _Data:
         self.tests: list[tuple[str, int]] = []  # (task, example), in the order of the run's test tasks
         texts: list[_Text] = []
         encoded_tests: list[Encoded] = []
-        rows = {task: _read_task(task, spec["tasks"][task], form).to_pylist() for task in run["train_tasks"]}
+        rows = {task: _read_task(spec["tasks"][task], form).to_pylist() for task in run["train_tasks"]}
         drawn_from = {other["pool"] for other in spec["runs"]}
         for task in run["train_tasks"]:
             for row in rows[task]:
@@ -198,43 +240,54 @@ def _text_batches(texts: list[_Text], budget: int) -> list[list[_Text]]:
     return batches
 
 
-def _read_task(task: str, expected: str, form: str) -> pa.Table:
-    path = f"data/tasks/{task}.parquet"
-    if read_provenance(path).get("digest") != expected:
-        raise UserError(f"{path}: was made under another configuration. Delete it and run snakemake again.")
+def _read_task(path: str, form: str) -> pa.Table:
     table = read_parquet(path, columns=["part", "example", "format", "prompt", "target", "references"])
     return table.filter(pc.equal(table["format"], form))
 
 
-def train_run(run: dict[str, Any], model: torch.nn.Module, data: _Data, spec: dict[str, Any]) -> pa.Table:
+def train_run(
+    run: dict[str, Any], model: torch.nn.Module, data: _Data, spec: dict[str, Any], scratch: Scratch
+) -> pa.Table:
     """Train one run and return its dynamics: step, task, example, loss, bleu, rouge_l.
 
     Args:
         run: the run's row.
         model: the GPT before its first update; it is changed.
+        scratch: where the run's checkpoint is, if it was begun before, and where checkpoints are kept.
     """
-    curriculum = read_curriculum(run, f"data/curricula/{run['run_id']}.parquet")
+    curriculum = read_curriculum(run, run["curriculum"])
     optimizer, schedule = make_optimizer(model, run["learning_rate"], run["steps"], spec["optimizer"])
     steps = run["steps"]
     losses = np.empty((steps + 1, data.size), np.float32)
     texts = np.full((2, steps + 1, data.size), np.nan, np.float32)
+    training = Training(model, optimizer, schedule, losses, texts)
+    scratch.start(training)
+    first = training.step
     began = told = time.monotonic()
-    for step in range(steps + 1):
-        model.eval()
-        losses[step] = evaluate(model, data.batches, data.size)
-        texts[:, step] = _measure_texts(model, data, run["generation_seed"], step, spec["generation"])
-        if step < steps:
-            rows = [data.train[key] for key in curriculum[step]]
-            model.train()
-            update(model, make_batch(rows, range(len(rows)), data.pad, data.device), optimizer, schedule)
-        if time.monotonic() - told > 10 and step:
-            told = time.monotonic()
-            LOG.info("run %s: step %d of %d, %.2f s a step", run["run_id"], step, steps, (told - began) / step)
+    try:
+        for step in range(first, steps + 1):
+            # Up to the update nothing changes but what is measured: an interrupted step is measured anew.
+            model.eval()
+            losses[step] = evaluate(model, data.batches, data.size)
+            texts[:, step] = _measure_texts(model, data, run["generation_seed"], step, spec["generation"])
+            if step < steps:
+                rows = [data.train[key] for key in curriculum[step]]
+                model.train()
+                with scratch.whole_update():
+                    update(model, make_batch(rows, range(len(rows)), data.pad, data.device), optimizer, schedule)
+            scratch.between_steps()
+            if time.monotonic() - told > 10 and step > first:
+                told = time.monotonic()
+                pace = (told - began) / (step - first)
+                LOG.info("run %s: step %d of %d, %.2f s a step", run["run_id"], step, steps, pace)
+    except (KeyboardInterrupt, SystemExit):
+        scratch.stop()
+        raise
     if not np.isfinite(losses).all():
         LOG.warning("run %s: some losses are not finite; its learning rate may be too high", run["run_id"])
     mean = losses.mean(axis=1)
     LOG.info("run %s: done, %d steps in %.1f s, mean test loss %.3f -> %.3f",
-             run["run_id"], steps, time.monotonic() - began, mean[0], mean[-1])  # fmt: skip
+             run["run_id"], steps - first, time.monotonic() - began, mean[0], mean[-1])  # fmt: skip
     return _dynamics_table(data.tests, losses, texts)
 
 
@@ -321,13 +374,9 @@ def _dynamics_table(tests: Sequence[tuple[str, int]], losses: np.ndarray, texts:
     )
 
 
-def _shard_path(run: dict[str, Any]) -> Path:
-    return Path(f"data/dynamics/{run['run_id']}.{run['hash']}.parquet")
-
-
 def _is_whole(run: dict[str, Any]) -> bool:
     """Whether the run's shard stands whole; a damaged one is named and made anew."""
-    path = _shard_path(run)
+    path = Path(run["shard"])
     if not path.exists():
         return False
     try:
@@ -338,5 +387,5 @@ def _is_whole(run: dict[str, Any]) -> bool:
         whole = False
     if not whole:
         LOG.warning("run %s: its shard is damaged, training it again", run["run_id"])
-        path.unlink()
+        path.unlink(missing_ok=True)
     return whole
