@@ -24,10 +24,12 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
+        manifests_to_mend,
     localrule: True
 
 
 onstart:
+    prepare_start()
     print(describe_plan(), flush=True)
 
 

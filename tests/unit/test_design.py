@@ -10,6 +10,7 @@ import pytest
 import yaml
 from gptfluence.design import Design, make_design
 from gptfluence.errors import UserError
+from gptfluence.io import digest
 from gptfluence.params import load_params
 
 # The paper's settings of every GPT run: Table 7 (fine-tuning, all Pythia-410M) and Table 5 (instruction tuning).
@@ -195,10 +196,9 @@ def test_where_local_files_stand_does_not_matter(raw_params: dict[str, Any], roo
 def test_changed_code_changes_the_specs_of_what_it_makes(
     raw_params: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    design = design_of(raw_params, root)
-    group, metric = design.simulation_pairs()[0]
-
     def specs() -> list[Any]:
+        design = design_of(raw_params, root)
+        group, metric = design.simulation_pairs()[0]
         return [
             design.fit_spec(group, metric, "simfluence"),
             design.simulate_spec(group, metric),
@@ -210,6 +210,48 @@ def test_changed_code_changes_the_specs_of_what_it_makes(
     before = specs()
     monkeypatch.setattr("gptfluence.design.code_digest", lambda *entries: "changed")
     assert all(old != new for old, new in zip(before, specs(), strict=True))
+
+
+def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[str, Any], root: Path) -> None:
+    """Names hold digests all the way down, so a change of one seed or setting reaches exactly its dependents."""
+
+    def names() -> dict[str, Any]:
+        design = design_of(raw_params, root)
+        return design.stages | {stage: digest(spec) for stage, spec in design.plain_specs().items()}
+
+    def changed_by(*path: str, value: Any) -> dict[str, int]:
+        before, node = names(), raw_params
+        for key in path[:-1]:
+            node = node[key]
+        old, node[path[-1]] = node.get(path[-1]), value
+        after = names()
+        node[path[-1]] = old if old is not None else {}
+        return {
+            stage: len(set(after[stage]) - set(before[stage])) if isinstance(after[stage], list) else 1
+            for stage in after
+            if before[stage] != after[stage]
+        }
+
+    items = dict.fromkeys(("table_1", "table_2", "table_3", "table_4", "figure_2", "figure_6"), 1)
+    assert changed_by("paper", "example_curves", value=3) == {"figure_2": 1}
+    assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items
+    # 9 groups x metrics are simulated: 5 of loss in fine-tuning, 2 x 2 of texts there, 3 x 3 in the mixtures.
+    strengths = changed_by("simulators", "methods", "gptfluence", "strengths", value=[1.0])
+    assert strengths == {"simulators": 2 * (5 + 4 + 9), "scores": 1} | items
+    runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=2)
+    assert runs["curricula"] == 5 and runs["dynamics"] == 5 + 5  # a shard and a gang's manifest each
+    assert runs["simulators"] == 5 + 4 and "tasks" not in runs
+    assert "tasks" in changed_by("tasks", "world_seed", value=2)
+    # A held-out run with another seed: its curriculum, shard and manifest, and no fit.
+    seed = changed_by("scales", "nano", "seeds", value={"fine_tuning-nano-0.2m-sst2-13": 99})
+    assert seed == {"curricula": 1, "dynamics": 2, "simulators": 1, "scores": 1} | items
+    assert changed_by("dynamics", "checkpoint_minutes", value=1) == {}
+
+
+def test_seed_of_an_unknown_run_is_named(raw_params: dict[str, Any], root: Path) -> None:
+    raw_params["scales"]["nano"]["seeds"] = {"fine_tuning-nano-0.2m-rte-99": 5}
+    with pytest.raises(UserError, match=r"scales\.nano\.seeds: no such run: .*rte-99'.*did you mean"):
+        design_of(raw_params, root)
 
 
 def test_specs_are_json(raw_params: dict[str, Any], root: Path) -> None:

@@ -65,7 +65,7 @@ def test_missing_local_tasks_are_named(tmp_path: Path, tiny_params: dict[str, An
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny_params), encoding="utf-8")
     result = snakemake(tmp_path, "-n")
     output = result.stdout + result.stderr
-    assert result.returncode == 1 and "data/local/" in output and "no such file" in output
+    assert result.returncode == 1 and "data/own/" in output and "no such file" in output
     assert "Traceback" not in output
 
 

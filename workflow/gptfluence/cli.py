@@ -8,15 +8,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import logging
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptfluence.errors import UserError
+
+if TYPE_CHECKING:
+    from gptfluence.design import Design
 
 LOG = logging.getLogger("gptfluence")
 
@@ -44,6 +48,24 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if options.command == "check":
             _check(options.params)
+        elif options.command == "plan":
+            from gptfluence.stages import write_plan
+
+            write_plan(_design(Path("params.yaml")))
+        elif options.command == "stage":
+            from gptfluence.stages import run_stage
+
+            run_stage(_design(Path("params.yaml")), options.stage)
+        elif options.command == "adopt":
+            from gptfluence.adopt import adopt
+
+            print(f"{len(adopt(options.revision))} files adopted from {options.revision}")
+        elif options.command == "prune":
+            from gptfluence.prune import prune
+
+            print(prune(_design(Path("params.yaml")), delete=options.delete))
+        elif options.command == "status":
+            _status(options.params, options.json, options.failures)
         elif options.command == "schema":
             from gptfluence.params import json_schema
 
@@ -74,18 +96,38 @@ def _read_spec(path: Path) -> dict[str, Any]:
 
 def _do(command: str, spec: dict[str, Any], outputs: list[Path]) -> None:
     function = getattr(importlib.import_module(f"gptfluence.{COMMANDS[command]}"), command)
+    provenance = [path for path in outputs if path.name.endswith(".provenance.json")]
+    outputs = [path for path in outputs if path not in provenance]
     if command in ("write_table", "write_figure"):
         function(spec, {path.suffix[1:]: path for path in outputs})  # one content in several forms
     else:
         function(spec, *outputs)
+    for path in provenance:
+        from gptfluence.standing import write_provenance
+
+        write_provenance(path, command, spec, outputs)
 
 
-def _check(file: Path) -> None:
+def _design(file: Path) -> Design:
     from gptfluence.design import make_design
     from gptfluence.params import read_params
 
-    design = make_design(read_params(file))
+    return make_design(read_params(file))
+
+
+def _check(file: Path) -> None:
+    design = _design(file)
     print(f"{file}: fine. Scale {design.params.scale}: {len(design.runs)} runs in {len(design.groups)} groups.")
+
+
+def _status(file: Path, as_json: bool, failures: int) -> None:
+    from gptfluence import status
+
+    found = status.collect(_design(file))
+    text = json.dumps(status.as_json(found), indent=2) + "\n" if as_json else status.render(found, failures)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a log may hold what this terminal cannot show
+    sys.stdout.write(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +135,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     check = commands.add_parser("check", help="check params.yaml: every mistake at once")
     check.add_argument("params", type=Path, nargs="?", default=Path("params.yaml"))
+    state = commands.add_parser("status", help="say what is done, running, failed and to do, and what is left to pay")
+    state.add_argument("params", type=Path, nargs="?", default=Path("params.yaml"))
+    state.add_argument("--json", action="store_true", help="the same as one JSON object")
+    state.add_argument("--failures", type=int, default=5, metavar="N", help="most failures that are shown (default: 5)")
     commands.add_parser("schema", help="print the JSON schema of params.yaml")
+    commands.add_parser("plan", help="write data/plan: what each stage of dvc.yaml is to make")
+    stage = commands.add_parser("stage", help="make what does not stand of a stage of dvc.yaml")
+    stage.add_argument("stage")
+    adopt = commands.add_parser("adopt", help="copy what another git revision recorded and this tree lacks")
+    adopt.add_argument("revision")
+    prune = commands.add_parser("prune", help="list files of former plans; with --delete, delete them")
+    prune.add_argument("--delete", action="store_true")
     for name in COMMANDS:
         job = commands.add_parser(name, help=f"the job of the rule {name}")
         job.add_argument("--spec", type=Path, required=True, help="JSON file: all that the job needs to know")

@@ -1,7 +1,8 @@
 """Which runs exist: one pure function from params.yaml to the run table, and the names of all files.
 
-Nothing parses a file name: a flat `run_id` is looked up in the table. What is expensive carries a hash of everything
-that determines it in its name, so a wrong or stale file can never be taken for a right one.
+Nothing parses a file name: a flat `run_id` is looked up in the table. Every file up to the scores carries a digest of
+everything that determines it in its name, so a stale one can never be taken for a right one, whatever its time says.
+Scores, tables and figures have plain names; `standing` tells whether they are the plan's.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ import dataclasses
 import hashlib
 import importlib.util
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from gptfluence.curricula.digest import curriculum_digest
-from gptfluence.errors import UserError
+from gptfluence.errors import UserError, did_you_mean
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
 from gptfluence.params import AnyModel, Params, ScenarioPlan, setting
 
 SCORES_FILE = "results/scores/scores.parquet"
+CURVES_FILE = "results/scores/curves.parquet"
+SCORES_FILES = (SCORES_FILE, CURVES_FILE, "results/scores/metrics.json", "results/scores/summary.csv")
 TABLES = ("table_1", "table_2", "table_3", "table_4")
-FIGURES = ("figure_2", "figure_6")
+TABLE_FORMS = ("csv", "html", "md", "tex")
+FIGURES = {"figure_2": ("curves", "example_curves"), "figure_6": ("scores",)}
+"""Each figure, and what it is drawn from: files of the scores, and settings of its own."""
+FIGURE_FORMS = ("pdf", "png")
 PUBLISHED = PACKAGE / "paper" / "published.csv"
 LOCAL_TEST_FILES = ("validation.jsonl", "test.jsonl")
 
@@ -52,6 +58,7 @@ class Run:
     steps: int
     learning_rate: float
     hash: str = ""
+    curriculum_hash: str = ""
 
     @property
     def format(self) -> str:
@@ -66,7 +73,13 @@ class Run:
     @property
     def curriculum(self) -> str:
         """Path of the run's curriculum."""
-        return f"data/curricula/{self.run_id}.parquet"
+        return f"data/curricula/{self.run_id}.{self.curriculum_hash}.parquet"
+
+    def row(self) -> dict[str, Any]:
+        """Return the run as JSON-able values, with the paths of its files."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        lists = {key: list(value) for key, value in fields.items() if isinstance(value, tuple)}
+        return fields | lists | {"curriculum": self.curriculum, "shard": self.shard}
 
 
 @dataclass(frozen=True)
@@ -89,13 +102,18 @@ class Gang:
     gang: str
     runs: tuple[Run, ...]
 
-    @property
+    @cached_property
     def manifest(self) -> str:
         """Path of the list of the gang's shards; it stands only when all of them do."""
         return f"data/dynamics/{self.gang}.{digest([run.hash for run in self.runs])}.json"
 
+    @property
+    def log(self) -> str:
+        """Path of the job's log."""
+        return f"logs/dynamics/{Path(self.manifest).stem}.log"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)  # compared, and cached, by identity
 class Design:
     """The plan of one scale."""
 
@@ -106,14 +124,70 @@ class Design:
     groups: dict[str, Group]
     gangs: dict[str, Gang]
 
+    # --------------------------------------------------------------------------------------------------- files
+
     def task_file(self, task: str) -> str:
         """Path of a prepared task."""
-        return f"data/tasks/{task}.parquet"
+        return f"data/tasks/{task}.{digest(_without_paths(self.tasks[task]))}.parquet"
 
     def model_folder(self, model: str) -> str | None:
         """Folder of a model that the pipeline pre-trains; None for a model from elsewhere."""
         spec = self.models[model]
         return f"data/models/{model}.{digest(spec)}" if spec["source"] == "world" else None
+
+    @cached_property
+    def features_file(self) -> str:
+        """Path of the text features of every example."""
+        encoder = self.params.simulators.encoder
+        weights = _package_file(encoder.path, None) if encoder.source == "package" else Path(encoder.path)
+        content = _folder_digest(weights, "simulators.encoder") if encoder.source != "hub" else encoder.revision
+        return f"results/features/text.{digest([self.encode_spec(), content])}.parquet"
+
+    @cache  # noqa: B019 (a design lives as long as its process)
+    def simulator_file(self, group: str, metric: str, method: str) -> str:
+        """Path of a fitted simulator."""
+        hash_ = digest(self.fit_spec(group, metric, method))
+        return f"results/simulators/{group}.{metric}.{method}.{hash_}.safetensors"
+
+    @cache  # noqa: B019
+    def simulations_file(self, group: str, metric: str) -> str:
+        """Path of a group's simulated (and measured) trajectories of one metric."""
+        return f"results/simulations/{group}.{metric}.{digest(self.simulate_spec(group, metric))}.parquet"
+
+    @cached_property
+    def stages(self) -> dict[str, list[str]]:
+        """Every file of every stage of dvc.yaml; of tables and figures each one is a stage."""
+        features = [self.features_file] if any(self.needs_features(method) for method in self.methods) else []
+        folders = [folder for model in self.models if (folder := self.model_folder(model))]
+        stages = {
+            "tasks": [self.task_file(task) for task in self.tasks],
+            "curricula": [run.curriculum for run in self.runs.values()],
+            "dynamics": [
+                *folders,
+                *(run.shard for run in self.runs.values()),
+                *(gang.manifest for gang in self.gangs.values()),
+            ],
+            "simulators": [
+                *features,
+                *(self.simulator_file(*pair, method) for pair in self.simulation_pairs() for method in self.methods),
+                *(self.simulations_file(*pair) for pair in self.simulation_pairs()),
+            ],
+            "scores": [*SCORES_FILES, provenance_file(SCORES_FILES[0])],
+        }
+        for name in TABLES:
+            stages[name] = [f"results/tables/{name}.{form}" for form in (*TABLE_FORMS, "provenance.json")]
+        for name in FIGURES:
+            stages[name] = [f"results/figures/{name}.{form}" for form in (*FIGURE_FORMS, "provenance.json")]
+        return stages
+
+    # What each job is given, and where it writes. A spec holds everything that a job's output depends on; what its
+    # input files hold is said by their names.
+
+    # --------------------------------------------------------------------------------------------------- specs
+
+    def curricula_spec(self) -> dict[str, Any]:
+        """For draw_curricula: the row of every run."""
+        return {"runs": [run.row() for run in self.runs.values()]}
 
     def gang_spec(self, gang: str) -> dict[str, Any]:
         """Everything a job needs to train a gang of runs, as JSON-able values."""
@@ -124,56 +198,38 @@ class Design:
             "optimizer": self.params.dynamics.optimizer.model_dump(),
             "generation": self.params.dynamics.generation.model_dump(),
             "evaluation_tokens": self.params.dynamics.evaluation_tokens,
-            "tasks": {task: digest(self.tasks[task]) for task in runs[0].train_tasks},
+            "checkpoint_minutes": self.params.dynamics.checkpoint_minutes,
+            "tasks": {task: self.task_file(task) for task in runs[0].train_tasks},
             "metrics": {task: self.params.metrics(task) for task in runs[0].test_tasks},
-            "runs": [dataclasses.asdict(run) for run in runs],
+            "runs": [run.row() for run in runs],
             "code": code_digest(*DYNAMICS_CODE),
         }
-
-    # What each job is given, and where it writes. A spec holds everything that a job's output depends on but the
-    # contents of its input files.
-
-    def curricula_spec(self) -> dict[str, Any]:
-        """For draw_curricula: the row of every run."""
-        return {"runs": [dataclasses.asdict(run) for run in self.runs.values()]}
 
     def encode_spec(self) -> dict[str, Any]:
         """For encode_examples: the encoder and the prepared tasks."""
         return {
             "encoder": self.params.simulators.encoder.model_dump(),
-            "tasks": {
-                task: {"path": self.task_file(task), "digest": digest(spec)} for task, spec in self.tasks.items()
-            },
+            "tasks": {task: self.task_file(task) for task in self.tasks},
             "formats": sorted({run.format for run in self.runs.values()}),
             "code": code_digest("simulators.encode"),
         }
 
-    @property
-    def features_file(self) -> str:
-        """Path of the text features of every example."""
-        encoder = self.params.simulators.encoder
-        weights = _package_file(encoder.path, None) if encoder.source == "package" else Path(encoder.path)
-        content = _folder_digest(weights, "simulators.encoder") if encoder.source != "hub" else encoder.revision
-        return f"results/features/text.{digest([self.encode_spec(), content])}.parquet"
-
-    @property
+    @cached_property
     def methods(self) -> dict[str, dict[str, Any]]:
         """Every method with its settings: the trivial baselines, then the simulators."""
         trivial: dict[str, dict[str, Any]] = {name: {"kind": name} for name in self.params.baselines.trivial}
         return trivial | {name: m.model_dump() for name, m in self.params.simulators.methods.items()}
 
-    def simulator_file(self, group: str, metric: str, method: str) -> str:
-        """Path of a fitted simulator."""
-        return f"results/simulators/{group}.{metric}.{method}.safetensors"
+    def needs_features(self, method: str) -> bool:
+        """Whether a method reads the text features."""
+        return self.methods[method]["kind"] == "gptfluence"
 
-    def simulations_file(self, group: str, metric: str) -> str:
-        """Path of a group's simulated (and measured) trajectories of one metric."""
-        return f"results/simulations/{group}.{metric}.parquet"
-
+    @cache  # noqa: B019
     def simulation_pairs(self) -> list[tuple[str, str]]:
         """Every (group, metric) that is simulated."""
         return [(group.group, metric) for group in self.groups.values() for metric in group.metrics]
 
+    @cache  # noqa: B019
     def _group_spec(self, group: str, metric: str, splits: tuple[str, ...]) -> dict[str, Any]:
         chosen = self.groups[group]
         return {
@@ -192,7 +248,7 @@ class Design:
                     "split": run.split,
                     "hash": run.hash,
                     "shard": run.shard,
-                    "curriculum": {"path": run.curriculum, "digest": curriculum_digest(dataclasses.asdict(run))},
+                    "curriculum": run.curriculum,
                 }
                 for run in chosen.runs
                 if run.split in splits
@@ -201,27 +257,21 @@ class Design:
 
     def fit_spec(self, group: str, metric: str, method: str) -> dict[str, Any]:
         """For fit_simulator."""
-        settings = self.methods[method]
         return self._group_spec(group, metric, ("fit", "validate")) | {
             "method": method,
-            "settings": settings,
-            "features": self.features_file if settings["kind"] == "gptfluence" else None,
+            "settings": self.methods[method],
+            "features": self.features_file if self.needs_features(method) else None,
             "code": code_digest("simulators.fit"),
         }
 
     def simulate_spec(self, group: str, metric: str) -> dict[str, Any]:
         """For simulate_runs: the runs that no simulator has seen."""
         return self._group_spec(group, metric, ("held_out", "unseen")) | {
-            "simulators": {
-                method: {
-                    "path": self.simulator_file(group, metric, method),
-                    "fit": digest(self.fit_spec(group, metric, method)),
-                }
-                for method in self.methods
-            },
+            "simulators": {method: self.simulator_file(group, metric, method) for method in self.methods},
             "code": code_digest("simulators.simulate"),
         }
 
+    @cache  # noqa: B019
     def score_spec(self) -> dict[str, Any]:
         """For score_simulations."""
         setting_of = {"held_out": "seen", "unseen": "unseen_train"}
@@ -234,53 +284,54 @@ class Design:
             for group in self.groups.values()
         }
         files = [
-            {
-                "group": group,
-                "metric": metric,
-                "path": self.simulations_file(group, metric),
-                "simulated": digest(self.simulate_spec(group, metric)),
-            }
+            {"group": group, "metric": metric, "path": self.simulations_file(group, metric)}
             for group, metric in self.simulation_pairs()
         ]
-        return {"groups": groups, "files": files, "code": code_digest("scores.score")} | self.params.scores.model_dump()
+        settings = self.params.scores.model_dump()
+        return {"groups": groups, "files": files, "code": code_digest("scores.score")} | settings
 
     def table_spec(self, table: str) -> dict[str, Any]:
         """For write_table."""
         return {
             "table": table,
             "scores": SCORES_FILE,
+            "scored": digest(self.score_spec()),
             "scale": self.params.scale,
             "models": self._models_in_order(),
             "published": file_digest(PUBLISHED),
-            "code": code_digest("paper.tables"),
+            "code": code_digest("paper.tables", f"paper.tables.{table}"),
         }
 
     def _models_in_order(self) -> list[str]:
         return [model for model in self.params.dynamics.models if model in self.models]
 
+    def figure_inputs(self, figure: str) -> list[str]:
+        """Paths of what a figure is drawn from."""
+        files = {"scores": SCORES_FILE, "curves": CURVES_FILE}
+        return [files[name] for name in FIGURES[figure] if name in files]
+
     def figure_spec(self, figure: str) -> dict[str, Any]:
         """For write_figure."""
-        simulations = [
-            {
-                "group": group,
-                "scenario": self.groups[group].scenario,
-                "model": self.groups[group].model,
-                "metric": metric,
-                "path": self.simulations_file(group, metric),
-                "held_out": [run.run_id for run in self.groups[group].runs if run.split == "held_out"],
-            }
-            for group, metric in self.simulation_pairs()
-        ]
+        known = {"scores": SCORES_FILE, "curves": CURVES_FILE} | self.params.paper.model_dump()
         return {
             "figure": figure,
-            "scores": SCORES_FILE,
-            "simulations": simulations,
+            **{name: known[name] for name in FIGURES[figure]},
+            "scored": digest(self.score_spec()),
             "models": self._models_in_order(),
-            "example_curves": self.params.paper.example_curves,
             "width_in": self.params.paper.figure_width_in,
             "scale": self.params.scale,
-            "code": code_digest("paper.figures"),
+            "code": code_digest("paper.figures", f"paper.figures.{figure}"),
         }
+
+    def plain_specs(self) -> dict[str, dict[str, Any]]:
+        """Return the spec of every job whose output has a plain name, by its stage."""
+        tables = {table: self.table_spec(table) for table in TABLES}
+        return {"scores": self.score_spec()} | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
+
+
+def provenance_file(output: str) -> str:
+    """Return the path of what is said of the files that a job with plain-named outputs made, by its first output."""
+    return str(Path(output).with_suffix(".provenance.json"))
 
 
 def make_design(params: Params) -> Design:
@@ -316,7 +367,10 @@ def make_design(params: Params) -> Design:
                     for split, number in _numbers(settings)
                 ]
                 members = [
-                    dataclasses.replace(run, hash=_run_hash(params, run, tasks, models[model])) for run in members
+                    dataclasses.replace(
+                        run, hash=_run_hash(params, run, tasks, models[model]), curriculum_hash=_curriculum_hash(run)
+                    )
+                    for run in members
                 ]
                 metrics = tuple(
                     m for m in ("loss", "bleu", "rouge_l") if any(m in params.metrics(t) for t in test_tasks)
@@ -326,6 +380,10 @@ def make_design(params: Params) -> Design:
                 for run in members:
                     known = gangs.get(run.gang, Gang(run.gang, ()))
                     gangs[run.gang] = Gang(run.gang, (*known.runs, run))
+    unknown = [run_id for run_id in plan.seeds if run_id not in runs]
+    if unknown:
+        hints = "; ".join(f"'{name}'{did_you_mean(name, runs)}" for name in unknown)
+        raise UserError(f"params.yaml: scales.{params.scale}.seeds: no such run: {hints}")
     return Design(params, tasks, models, runs, groups, gangs)
 
 
@@ -352,8 +410,10 @@ def _run(
     total = settings.runs.fit + settings.runs.validate_ + settings.runs.held_out
     position = number - 1 + (total if unseen else 0)
     epochs = setting(settings.epochs, model, unit)
+    run_id = f"{group}-{'unseen-' if unseen else ''}{number:02d}"
+    number = params.plan.seeds.get(run_id, number)
     return Run(
-        run_id=f"{group}-{'unseen-' if unseen else ''}{number:02d}",
+        run_id=run_id,
         group=group,
         gang=f"{group}.gang-{position // params.dynamics.models[model].runs_per_job + 1:03d}",
         scenario=scenario,
@@ -377,9 +437,15 @@ def _run(
     )
 
 
+def _curriculum_hash(run: Run) -> str:
+    """Digest everything that a curriculum depends on."""
+    keys = ("train_tasks", "pool", "draw_seed", "order_seed", "draw", "first_example", "pool_size", "batch", "epochs")
+    return digest({key: getattr(run, key) for key in keys} | {"code": code_digest("curricula.draw")})
+
+
 def _run_hash(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model: dict[str, Any]) -> str:
     """Digest everything that determines a run's shard; where the run stands in the plan does not."""
-    where = {"run_id", "group", "gang", "split", "seed", "hash"}
+    where = {"run_id", "group", "gang", "split", "seed", "hash", "curriculum_hash"}
     return digest(
         {
             "run": {key: value for key, value in dataclasses.asdict(run).items() if key not in where},
@@ -462,7 +528,7 @@ def _existing(path: str, key: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------ models
 
-_MACHINE_KEYS = {"runs_per_job", "gpu", "mem_gb", "runtime_min"}
+_MACHINE_KEYS = {"runs_per_job", "gpu", "mem_gb", "runtime_min", "shape"}
 
 
 def _model_spec(params: Params, model: AnyModel) -> dict[str, Any]:

@@ -8,12 +8,17 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parent
 
 # The modules whose code decides what a shard of dynamics holds: planned with them, checked by the job that trains.
 DYNAMICS_CODE = ("dynamics.train", "curricula.draw")
+
+# How files are written, errors are said and runs are continued changes no value: an edit there must not train anew.
+PLUMBING = ("io", "errors", "identity", "dynamics.checkpoints")
 
 
 @functools.cache
@@ -23,8 +28,14 @@ def code_digest(*entries: str) -> str:
     Args:
         entries: dotted names below the package, e.g. ``dynamics.train``.
     """
-    parts = [f"{name}:{_tree(name)}" for name in sorted(reachable_modules(*entries))]
+    parts = [f"{name}:{value}" for name, value in module_digests(*entries).items()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def module_digests(*entries: str) -> dict[str, str]:
+    """Return the digest of each module that counts, by name, so that a change can be told by its module."""
+    names = sorted(reachable_modules(*entries) - set(PLUMBING))
+    return {name: hashlib.sha256(_tree(name).encode()).hexdigest()[:12] for name in names}
 
 
 def reachable_modules(*entries: str) -> set[str]:
@@ -69,11 +80,23 @@ def _imports(name: str) -> set[str]:
 
 
 def _tree(name: str) -> str:
-    tree = ast.parse(ast.unparse(_parsed(name)))  # a copy: the cached tree stays whole
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
+    return json.dumps(_canonical(_parsed(name)))
+
+
+def _canonical(node: Any) -> Any:
+    """Return a syntax tree as JSON-able values that are the same in every version of Python.
+
+    `ast.dump` and `ast.unparse` are not: their form, and empty fields of the nodes, come and go.
+    """
+    if isinstance(node, list):
+        return [_canonical(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)  # an identifier or a constant
+    fields = []
+    for field, value in ast.iter_fields(node):
+        if field == "body" and isinstance(value, list):
             # Bare strings are docstrings or attribute notes: they say, but do not do.
-            kept = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
-            node.body = kept or [ast.Pass()]
-    return ast.unparse(tree)  # not ast.dump, whose form changes between Python versions
+            value = [s for s in value if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+        if value is not None and value != [] and field not in ("ctx", "kind", "type_comment"):
+            fields.append([field, _canonical(value)])
+    return [type(node).__name__, *fields]

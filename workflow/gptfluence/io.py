@@ -108,7 +108,8 @@ def write_parquet(path: str | Path, table: pa.Table, provenance: dict[str, Any])
     metadata = {**(table.schema.metadata or {}), METADATA_KEY: canonical_json(provenance).encode()}
     metadata.pop(b"pandas", None)
     with atomic_path(path) as part:
-        pq.write_table(table.replace_schema_metadata(metadata), part, compression="zstd")
+        # Checksums, so that a flipped bit is an error where it is read, not a number in a table.
+        pq.write_table(table.replace_schema_metadata(metadata), part, compression="zstd", write_page_checksum=True)
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table
     """
     with _parquet_errors(path):
         # Not the dataset reader: a path such as results/method=x/... must never add columns.
-        return pq.ParquetFile(path).read(columns=columns)
+        return pq.ParquetFile(path, page_checksum_verification=True).read(columns=columns)
 
 
 @contextlib.contextmanager

@@ -113,12 +113,21 @@ class Model(Section):
     runtime_min: PositiveInt = 30
 
 
+class Shape(Section):
+    """A model's published architecture, where no file is on disk to tell it; only estimates of cost read it."""
+
+    layers: PositiveInt
+    width: PositiveInt
+    vocabulary: PositiveInt
+
+
 class HubModel(Model):
     """A causal language model on the Hugging Face hub, its revision pinned."""
 
     source: Literal["hub"]
     path: str
     revision: str
+    shape: Shape | None = None
 
 
 class FolderModel(Model):
@@ -177,12 +186,29 @@ class Pretraining(Section):
     seed: Seed
 
 
+class Device(Section):
+    """How fast a device is assumed to be: its peak, the share of it that is reached, the price of calling a layer."""
+
+    tflops: PositiveFloat
+    utilisation: Annotated[float, Field(gt=0, le=1)]
+    layer_ms: Annotated[float, Field(ge=0)]
+
+
+class Cost(Section):
+    """From which speeds `gptfluence status` estimates what was not measured; decides nothing else."""
+
+    gpu: Device
+    cpu: Device
+
+
 class DynamicsParams(Section):
     """How a GPT is trained and what is recorded."""
 
     init_seed: Seed
     generation_seed: Seed
     evaluation_tokens: PositiveInt
+    checkpoint_minutes: Annotated[float, Field(gt=0)]
+    cost: Cost
     optimizer: Optimizer
     generation: Generation
     pretraining: Pretraining
@@ -322,6 +348,7 @@ class Scale(Section):
     unseen_pool: Annotated[int, Field(ge=0)]
     test: PositiveInt | dict[str, PositiveInt]
     scenarios: Annotated[dict[Scenario, ScenarioPlan], Field(min_length=1)]
+    seeds: dict[str, Seed] = {}
 
 
 class Params(Section):

@@ -4,20 +4,19 @@
 rule prepare_task:
     input:
         local_files_of_task,
+        spec=spec_of_task,
     output:
-        "data/tasks/{task}.parquet",
+        "data/tasks/{task}.{hash}.parquet",
     log:
-        "logs/tasks/{task}.log",
+        "logs/tasks/{task}.{hash}.log",
     localrule: True
     conda:
         "../envs/gptfluence.yaml"
-    params:
-        spec=spec_of_task,
     shell:
-        "gptfluence prepare_task --spec {params.spec} --output {output} --log {log}"
+        "gptfluence prepare_task --spec {input.spec} --output {output} --log {log}"
 
 
 rule tasks:
     input:
-        expand("data/tasks/{task}.parquet", task=DESIGN.tasks),
+        DESIGN.stages["tasks"],
     localrule: True

@@ -2,17 +2,17 @@
 
 
 rule draw_curricula:
+    input:
+        spec=spec_of_curricula,
     output:
-        [run.curriculum for run in DESIGN.runs.values()],
+        DESIGN.stages["curricula"],
     log:
         "logs/curricula/draw_curricula.log",
     localrule: True
     conda:
         "../envs/gptfluence.yaml"
-    params:
-        spec=spec_of_curricula,
     shell:
-        "gptfluence draw_curricula --spec {params.spec} --output data/curricula --log {log}"
+        "gptfluence draw_curricula --spec {input.spec} --output data/curricula --log {log}"
 
 
 rule curricula:

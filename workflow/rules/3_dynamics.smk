@@ -3,6 +3,8 @@
 
 
 rule pretrain_model:
+    input:
+        spec=spec_of_model,
     output:
         directory("data/models/{model}.{hash}"),
     log:
@@ -15,10 +17,8 @@ rule pretrain_model:
     resources:
         mem_mb=4000,
         runtime=60,
-    params:
-        spec=spec_of_model,
     shell:
-        "gptfluence pretrain_model --spec {params.spec} --output {output} --log {log}"
+        "gptfluence pretrain_model --spec {input.spec} --output {output} --log {log}"
 
 
 # One job trains a gang of short runs in one process, or one long run. A run is the unit of caching: its shard stands
@@ -26,6 +26,7 @@ rule pretrain_model:
 rule train_runs:
     input:
         inputs_of_gang,
+        spec=spec_of_gang,
     output:
         "data/dynamics/{gang}.{hash}.json",
     log:
@@ -39,10 +40,8 @@ rule train_runs:
         mem_mb=memory_of_gang,
         runtime=minutes_of_gang,
         gpu=gpus_of_gang,
-    params:
-        spec=spec_of_gang,
     shell:
-        "gptfluence train_runs --spec {params.spec} --output {output} --log {log}"
+        "gptfluence train_runs --spec {input.spec} --output {output} --log {log}"
 
 
 rule dynamics:

@@ -3,7 +3,8 @@
 
 rule encode_examples:
     input:
-        expand("data/tasks/{task}.parquet", task=DESIGN.tasks),
+        tasks_of_features,
+        spec=spec_of_features,
     output:
         DESIGN.features_file,
     log:
@@ -14,52 +15,44 @@ rule encode_examples:
     resources:
         mem_mb=4000,
         runtime=60,
-    params:
-        spec=spec_of_features,
     shell:
-        "gptfluence encode_examples --spec {params.spec} --output {output} --log {log}"
+        "gptfluence encode_examples --spec {input.spec} --output {output} --log {log}"
 
 
 rule fit_simulator:
     input:
-        manifests_of_group,
-        curricula_of_group,
-        features_of_method,
+        inputs_of_fit,
+        spec=spec_of_fit,
     output:
-        "results/simulators/{group}.{metric}.{method}.safetensors",
+        "results/simulators/{group}.{metric}.{method}.{hash}.safetensors",
     log:
-        "logs/simulators/{group}.{metric}.{method}.log",
+        "logs/simulators/{group}.{metric}.{method}.{hash}.log",
     conda:
         "../envs/gptfluence.yaml"
     threads: 1
     resources:
         mem_mb=8000,
         runtime=240,
-    params:
-        spec=spec_of_fit,
     shell:
-        "gptfluence fit_simulator --spec {params.spec} --output {output} --log {log}"
+        "gptfluence fit_simulator --spec {input.spec} --output {output} --log {log}"
 
 
 rule simulate_runs:
     input:
-        manifests_of_group,
-        curricula_of_group,
-        simulators_of_group,
+        inputs_of_simulations,
+        spec=spec_of_simulations,
     output:
-        "results/simulations/{group}.{metric}.parquet",
+        "results/simulations/{group}.{metric}.{hash}.parquet",
     log:
-        "logs/simulators/{group}.{metric}.simulate.log",
+        "logs/simulations/{group}.{metric}.{hash}.log",
     conda:
         "../envs/gptfluence.yaml"
     threads: 1
     resources:
         mem_mb=8000,
         runtime=60,
-    params:
-        spec=spec_of_simulations,
     shell:
-        "gptfluence simulate_runs --spec {params.spec} --output {output} --log {log}"
+        "gptfluence simulate_runs --spec {input.spec} --output {output} --log {log}"
 
 
 rule simulators:

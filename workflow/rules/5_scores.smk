@@ -3,19 +3,17 @@
 
 rule score_simulations:
     input:
-        simulations(),
+        inputs_of_scores,
+        spec=spec_of_scores,
     output:
-        SCORES_FILE,
-        "results/scores/metrics.json",
+        DESIGN.stages["scores"],
     log:
         "logs/scores/score_simulations.log",
     localrule: True
     conda:
         "../envs/gptfluence.yaml"
-    params:
-        spec=spec_of_scores,
     shell:
-        "gptfluence score_simulations --spec {params.spec} --output {output} --log {log}"
+        "gptfluence score_simulations --spec {input.spec} --output {output} --log {log}"
 
 
 rule scores:

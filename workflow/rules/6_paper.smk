@@ -3,9 +3,10 @@
 
 rule write_table:
     input:
-        SCORES_FILE,
+        inputs_of_table,
+        spec=spec_of_table,
     output:
-        multiext("results/tables/{table}", ".csv", ".md", ".tex"),
+        multiext("results/tables/{table}", ".csv", ".md", ".tex", ".provenance.json"),
         report(
             "results/tables/{table}.html",
             caption="../report/table.rst",
@@ -17,18 +18,16 @@ rule write_table:
     localrule: True
     conda:
         "../envs/gptfluence.yaml"
-    params:
-        spec=spec_of_table,
     shell:
-        "gptfluence write_table --spec {params.spec} --output {output} --log {log}"
+        "gptfluence write_table --spec {input.spec} --output {output} --log {log}"
 
 
 rule write_figure:
     input:
-        SCORES_FILE,
-        simulations(),
+        inputs_of_figure,
+        spec=spec_of_figure,
     output:
-        "results/figures/{figure}.pdf",
+        multiext("results/figures/{figure}", ".pdf", ".provenance.json"),
         report(
             "results/figures/{figure}.png",
             caption="../report/figure.rst",
@@ -40,25 +39,17 @@ rule write_figure:
     localrule: True
     conda:
         "../envs/gptfluence.yaml"
-    params:
-        spec=spec_of_figure,
     shell:
-        "gptfluence write_figure --spec {params.spec} --output {output} --log {log}"
+        "gptfluence write_figure --spec {input.spec} --output {output} --log {log}"
 
 
 rule tables:
     input:
-        expand(
-            "results/tables/{table}.{ending}",
-            table=TABLES,
-            ending=["csv", "html", "md", "tex"],
-        ),
+        [file for table in TABLES for file in DESIGN.stages[table]],
     localrule: True
 
 
 rule figures:
     input:
-        expand(
-            "results/figures/{figure}.{ending}", figure=FIGURES, ending=["pdf", "png"]
-        ),
+        [file for figure in FIGURES for file in DESIGN.stages[figure]],
     localrule: True

@@ -1,18 +1,34 @@
 # What the rules share: the plan, the call of a job, and functions of wildcards. Paths and specs come from the design.
+import functools
+import os
 import shlex
+import shutil
 import sys
+import time
 from pathlib import Path
 
+from gptfluence import slurm
 from gptfluence.design import FIGURES, SCORES_FILE, TABLES, make_design
 from gptfluence.errors import UserError
 from gptfluence.io import digest, write_json
 from gptfluence.params import load_params
+from gptfluence.standing import recorded_runs, survey, why_renamed
 from snakemake.exceptions import WorkflowError
 
 try:
     DESIGN = make_design(load_params(config, Path(workflow.basedir) / "params.yaml"))
 except UserError as error:
     raise WorkflowError(str(error)) from None
+
+# A job's own process is given what to do; only the main one looks at what stands.
+STANDING = survey(DESIGN) if workflow.is_main_process else None
+if STANDING:
+    slurm.register()
+    for path in Path(".snakemake/specs").glob("*.*.json"):  # of earlier calls
+        if time.time() - path.stat().st_mtime > 24 * 60 * 60:
+            path.unlink()
+    for reason in [*STANDING.broken.values(), *why_renamed(DESIGN)]:
+        print(reason, file=sys.stderr)
 
 # Jobs call `gptfluence`: the one on PATH (an active or conda environment), else the one beside this Snakemake.
 shell.prefix(f"export PATH=$PATH:{shlex.quote(str(Path(sys.executable).parent))}; ")
@@ -38,46 +54,107 @@ def spec_file(spec):
     return str(path)
 
 
+def fixed_spec(spec, wildcards, planned):
+    """The spec of a job whose output is named by the spec's digest: times say nothing, so it is ancient."""
+    if f".{wildcards.get('hash')}" not in planned:
+        raise WorkflowError(
+            f"no such file is planned: with params.yaml as it is, the name would be {planned}"
+        )
+    return ancient(spec_file(spec))
+
+
+def inputs(files, output, stands=True):
+    """The input files of a job. Where its output stands, their times say nothing, and none of them is needed.
+
+    Those that stand themselves are listed all the same, for the drawing of the workflow; a damaged or absent one is
+    not, as Snakemake would make it and then run the job again.
+    """
+    if STANDING is None or not stands or not Path(output).exists():
+        return files
+    broken = {DESIGN.gangs[gang].manifest for gang in STANDING.broken}
+    return ancient([f for f in files if Path(f).exists() and f not in broken])
+
+
+def watched_spec(spec, outputs, why):
+    """The spec of a job whose outputs can be out of date.
+
+    Snakemake runs a job if an input is newer than an output, unless it knows a file of that name and content. So where
+    there is a reason to run, the spec is a new file, behind all outputs; else its time says nothing.
+    """
+    path = spec_file(spec)
+    if not why:
+        return ancient(path)
+    again = Path(path).with_suffix(f".{time.time_ns()}.json")
+    shutil.copyfile(path, again)
+    last = max(
+        (Path(f).stat().st_mtime for f in outputs if Path(f).exists()), default=0
+    )
+    if last >= again.stat().st_mtime:  # outputs of a clock that runs ahead
+        os.utime(again, (last + 1,) * 2)
+    AGAIN.append(again)
+    return str(again)
+
+
+AGAIN = []  # specs of jobs that run again
+
+
 def spec_of_task(wildcards):
-    return spec_file(DESIGN.tasks[wildcards.task])
+    planned = DESIGN.task_file(wildcards.task)
+    return fixed_spec(DESIGN.tasks[wildcards.task], wildcards, planned)
 
 
 def spec_of_curricula(wildcards):
-    return spec_file(DESIGN.curricula_spec())
+    return ancient(spec_file(DESIGN.curricula_spec()))
 
 
 def spec_of_model(wildcards):
-    return spec_file(DESIGN.models[wildcards.model])
+    planned = DESIGN.model_folder(wildcards.model) or ""
+    return fixed_spec(DESIGN.models[wildcards.model], wildcards, planned)
+
+
+@functools.cache
+def watched_spec_of_gang(gang):
+    why = STANDING and STANDING.broken.get(gang)
+    return watched_spec(DESIGN.gang_spec(gang), [DESIGN.gangs[gang].manifest], why)
 
 
 def spec_of_gang(wildcards):
-    return spec_file(DESIGN.gang_spec(wildcards.gang))
+    fixed_spec({}, wildcards, DESIGN.gangs[wildcards.gang].manifest)
+    return watched_spec_of_gang(wildcards.gang)
 
 
 def spec_of_features(wildcards):
-    return spec_file(DESIGN.encode_spec())
+    return ancient(spec_file(DESIGN.encode_spec()))
 
 
 def spec_of_fit(wildcards):
-    return spec_file(
-        DESIGN.fit_spec(wildcards.group, wildcards.metric, wildcards.method)
-    )
+    key = wildcards.group, wildcards.metric, wildcards.method
+    return fixed_spec(DESIGN.fit_spec(*key), wildcards, DESIGN.simulator_file(*key))
 
 
 def spec_of_simulations(wildcards):
-    return spec_file(DESIGN.simulate_spec(wildcards.group, wildcards.metric))
+    key = wildcards.group, wildcards.metric
+    planned = DESIGN.simulations_file(*key)
+    return fixed_spec(DESIGN.simulate_spec(*key), wildcards, planned)
+
+
+@functools.cache
+def spec_of_stage(stage):
+    """The spec of the scores, or of one table or figure: their files have plain names."""
+    why = STANDING and STANDING.stale.get(stage)
+    return watched_spec(DESIGN.plain_specs()[stage], DESIGN.stages[stage], why)
 
 
 def spec_of_scores(wildcards):
-    return spec_file(DESIGN.score_spec())
+    return spec_of_stage("scores")
 
 
 def spec_of_table(wildcards):
-    return spec_file(DESIGN.table_spec(wildcards.table))
+    return spec_of_stage(wildcards.table)
 
 
 def spec_of_figure(wildcards):
-    return spec_file(DESIGN.figure_spec(wildcards.figure))
+    return spec_of_stage(wildcards.figure)
 
 
 def local_files_of_task(wildcards):
@@ -88,48 +165,77 @@ def local_files_of_task(wildcards):
         for key in ("train", "test")
         if source["kind"] in ("local", "own") and source[key]
     ]
-    return files + ([templates["path"]] if templates else [])
+    files += [templates["path"]] if templates else []
+    return inputs(files, DESIGN.task_file(wildcards.task))
 
 
 def inputs_of_gang(wildcards):
-    # Ancient: the manifest's name holds the hash of all that these files were made from, so their times say nothing.
-    runs = DESIGN.gangs[wildcards.gang].runs
-    files = [DESIGN.task_file(task) for task in runs[0].train_tasks] + [
-        run.curriculum for run in runs
-    ]
-    folder = DESIGN.model_folder(runs[0].model)
-    return [ancient(file) for file in files + ([folder] if folder else [])]
+    gang = DESIGN.gangs[wildcards.gang]
+    run = gang.runs[0]
+    folder = DESIGN.model_folder(run.model)
+    files = [DESIGN.task_file(task) for task in run.train_tasks]
+    files += [run.curriculum for run in gang.runs] + ([folder] if folder else [])
+    stands = not (STANDING and gang.gang in STANDING.broken)
+    return inputs(files, gang.manifest, stands)
 
 
-def manifests_of_group(wildcards):
-    gangs = {run.gang for run in DESIGN.groups[wildcards.group].runs}
-    return [DESIGN.gangs[gang].manifest for gang in sorted(gangs)]
+def tasks_of_features(wildcards):
+    return inputs(DESIGN.stages["tasks"], DESIGN.features_file)
 
 
-def features_of_method(wildcards):
-    return (
-        DESIGN.fit_spec(wildcards.group, wildcards.metric, wildcards.method)["features"]
-        or []
-    )
+def files_of_runs(runs):
+    """The manifests and curricula of some runs, but no manifest of shards that stand without it."""
+    manifests = {}
+    for run in runs:
+        manifest = DESIGN.gangs[run.gang].manifest
+        if Path(manifest).exists() or not Path(run.shard).exists():
+            manifests[manifest] = None
+    return [*manifests, *(run.curriculum for run in runs)]
 
 
-def curricula_of_group(wildcards):
-    # Ancient, as their readers check the digest inside: drawing all anew for one run more must not refit the rest.
-    return [ancient(run.curriculum) for run in DESIGN.groups[wildcards.group].runs]
+def inputs_of_fit(wildcards):
+    key = wildcards.group, wildcards.metric, wildcards.method
+    runs = DESIGN.groups[wildcards.group].runs
+    files = files_of_runs([run for run in runs if run.split in ("fit", "validate")])
+    features = [DESIGN.features_file] if DESIGN.needs_features(wildcards.method) else []
+    return inputs(files + features, DESIGN.simulator_file(*key))
 
 
-def simulators_of_group(wildcards):
+def inputs_of_simulations(wildcards):
+    key = wildcards.group, wildcards.metric
+    runs = DESIGN.groups[wildcards.group].runs
+    files = files_of_runs([run for run in runs if run.split in ("held_out", "unseen")])
+    files += [DESIGN.simulator_file(*key, method) for method in DESIGN.methods]
+    return inputs(files, DESIGN.simulations_file(*key))
+
+
+def manifests_to_mend(wildcards):
+    """Manifests of gangs of which a shard is damaged or gone: what depends on them stands, but they are asked for."""
     return [
-        DESIGN.simulator_file(wildcards.group, wildcards.metric, method)
-        for method in DESIGN.methods
+        DESIGN.gangs[gang].manifest for gang in (STANDING.broken if STANDING else [])
     ]
 
 
 def simulations():
-    return [
-        DESIGN.simulations_file(group, metric)
-        for group, metric in DESIGN.simulation_pairs()
-    ]
+    return [DESIGN.simulations_file(*key) for key in DESIGN.simulation_pairs()]
+
+
+def inputs_of_stage(files, stage):
+    """The input files of the scores, or of one table or figure."""
+    stands = not (STANDING and stage in STANDING.stale)
+    return inputs(files, DESIGN.stages[stage][0], stands)
+
+
+def inputs_of_scores(wildcards):
+    return inputs_of_stage(simulations(), "scores")
+
+
+def inputs_of_table(wildcards):
+    return inputs_of_stage([SCORES_FILE], wildcards.table)
+
+
+def inputs_of_figure(wildcards):
+    return inputs_of_stage(DESIGN.figure_inputs(wildcards.figure), wildcards.figure)
 
 
 def model_of_gang(wildcards):
@@ -152,27 +258,41 @@ def gpus_of_gang(wildcards):
     return model_of_gang(wildcards).gpu
 
 
-def drop_broken_manifests():
-    """Remove the manifests whose shards do not all stand, so that Snakemake trains what is missing."""
-    for gang in DESIGN.gangs.values():
-        manifest = Path(gang.manifest)
-        missing = [run.shard for run in gang.runs if not Path(run.shard).is_file()]
-        if missing and manifest.exists():
-            print(f"{missing[0]} is missing: its run is planned again", file=sys.stderr)
-            manifest.unlink()
+def runs_to_train():
+    """The runs whose shards this call is going to make."""
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "train_runs"]
+    runs = [run for job in jobs for run in DESIGN.gangs[job.wildcards.gang].runs]
+    return [run for run in runs if not Path(run.shard).exists()]
+
+
+def prepare_start():
+    """Before the first job: remove what is damaged, mend times, and do not train what a pull would bring.
+
+    Raises:
+        WorkflowError: runs would be trained that dvc.lock records, and none of the plan's is here.
+    """
+    for shard in STANDING.damaged:
+        Path(shard).unlink(missing_ok=True)
+    for path in [*AGAIN, *(f for files in DESIGN.stages.values() for f in files)]:
+        # Made by a clock that runs ahead: Snakemake refuses outputs that are older than their inputs.
+        if Path(path).exists() and Path(path).stat().st_mtime > time.time():
+            os.utime(path, follow_symlinks=False)
+    runs = DESIGN.runs.values()
+    absent = not any(Path(run.shard).exists() for run in runs)
+    if absent and runs_to_train() and recorded_runs(DESIGN):
+        raise WorkflowError(
+            f"none of the {len(runs)} runs is here, but dvc.lock records them: `dvc pull` brings them. "
+            "To train them anew all the same, remove dvc.lock."
+        )
 
 
 def describe_plan():
-    """Say in one line what the plan asks for and what of it stands already."""
+    """Say in one line what the plan asks for, what of it stands already, and what this call trains."""
     runs = DESIGN.runs.values()
-    cached = sum(Path(run.shard).is_file() for run in runs)
-    return f"scale {DESIGN.params.scale}: {len(runs)} runs: {cached} cached, {len(runs) - cached} to train"
+    here = sum(Path(run.shard).exists() for run in runs)
+    return f"scale {DESIGN.params.scale}: {len(runs)} runs, {here} of them here; {len(runs_to_train())} to train now"
 
 
 def describe_failure():
     """Say where the logs of a failed call are, and what to do next."""
     return "A job failed: its log is named above. What was finished stays; run the same command again to go on."
-
-
-if workflow.is_main_process:
-    drop_broken_manifests()

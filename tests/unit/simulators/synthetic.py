@@ -79,9 +79,8 @@ def write_group(folder: Path, metric: str = "loss", seed: int = 0) -> dict[str, 
                 "example": pa.array(rng.integers(first, first + (2 if first else 4), len(slots)), pa.int32()),
             }
         )
-        write_parquet(curriculum, table, {"curriculum": f"drawn{number}"})
-        drawn = {"path": str(curriculum), "digest": f"drawn{number}"}
-        entry = {"run_id": run_id, "split": part, "hash": code, "shard": str(shard), "curriculum": drawn}
+        write_parquet(curriculum, table, {})
+        entry = {"run_id": run_id, "split": part, "hash": code, "shard": str(shard), "curriculum": str(curriculum)}
         runs.append(entry)
     return {
         "group": "g",

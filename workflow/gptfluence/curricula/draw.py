@@ -9,9 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gptfluence.curricula.digest import curriculum_digest
-from gptfluence.errors import UserError
-from gptfluence.io import read_parquet, read_provenance, write_parquet
+from gptfluence.io import read_parquet, write_parquet
 from gptfluence.randomness import named_generator
 
 
@@ -53,17 +51,12 @@ def write_curriculum(run: dict[str, Any], path: str | Path) -> None:
             "example": pa.array(example.ravel().astype(np.int32)),
         }
     )
-    write_parquet(path, table, {"run_id": run["run_id"], "curriculum": curriculum_digest(run)})
+    settings = {key: run[key] for key in ("train_tasks", "pool", "draw_seed", "order_seed", "draw", "batch", "epochs")}
+    write_parquet(path, table, {"run_id": run["run_id"], "settings": settings})
 
 
 def read_curriculum(run: dict[str, Any], path: str | Path) -> list[list[tuple[str, int]]]:
-    """Read a curriculum back as one list of (task, example) per step.
-
-    Raises:
-        UserError: the file was made under another configuration.
-    """
-    if read_provenance(path).get("curriculum") != curriculum_digest(run):
-        raise UserError(f"{path}: was drawn under another configuration. Delete it and run snakemake again.")
+    """Read a curriculum back as one list of (task, example) per step."""
     table = read_parquet(path, columns=["step", "task", "example"])
     steps: list[list[tuple[str, int]]] = [[] for _ in range(run["steps"])]
     columns = (table[name].to_pylist() for name in ("step", "task", "example"))
@@ -75,4 +68,4 @@ def read_curriculum(run: dict[str, Any], path: str | Path) -> list[list[tuple[st
 def draw_curricula(spec: dict[str, Any], folder: Path) -> None:
     """Write the curriculum of every run into a folder; `spec`: see `design.Design.curricula_spec`."""
     for run in spec["runs"]:
-        write_curriculum(run, folder / f"{run['run_id']}.parquet")
+        write_curriculum(run, folder / Path(run["curriculum"]).name)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from gptfluence.errors import UserError
-from gptfluence.io import digest
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.files import save_simulator
 from gptfluence.simulators.registry import make_method
@@ -28,7 +27,7 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
         spec: group, scenario, model, metric, method (its name), settings (its kind and what goes with it),
             format (plain or instruction), train_tasks, train_size (examples a task, unseen ones included),
             test_tasks (those with this metric), test_sizes ({task: n}), runs (run_id, split, hash, shard,
-            curriculum each; all of split fit or validate), and features (path of the text features, or None).
+            curriculum each: paths; all of split fit or validate), and features (path of the text features, or None).
         output: the safetensors file to write.
 
     Raises:
@@ -54,6 +53,5 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
         log.warning("%s %s %s: every roll-out explodes", spec["group"], spec["metric"], spec["method"])
     provenance = {key: spec[key] for key in PROVENANCE_KEYS}
     provenance["runs"] = {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in spec["runs"]}
-    provenance["fit"] = digest(spec)
     provenance["validation_mse"] = error if error < float("inf") else None
     save_simulator(simulator, output, provenance)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from gptfluence.errors import UserError
-from gptfluence.io import digest, write_parquet
+from gptfluence.io import write_parquet
 from gptfluence.tasks import render
 
 SCHEMA = pa.schema(
@@ -25,18 +25,18 @@ SCHEMA = pa.schema(
         ("facts", pa.list_(pa.string())),
     ]
 )
-"""Columns of data/tasks/{task}.parquet: one row for each part, example and format."""
+"""Columns of data/tasks/{task}.{hash}.parquet: one row for each part, example and format."""
 
 log = logging.getLogger(__name__)
 
 
 def prepare_task(spec: dict[str, Any], output: Path) -> None:
-    """Read a task's examples, render them, and write data/tasks/{task}.parquet.
+    """Read a task's examples, render them, and write data/tasks/{task}.{hash}.parquet.
 
     Args:
         spec: the task's entry of the design: task, source, pool, unseen_pool, test (counts), templates,
             template_seed, code.
-        output: the file to write; its metadata hold {task, digest, spec}.
+        output: the file to write; its metadata hold {task, spec}.
 
     Raises:
         UserError: the source lacks rows or holds wrong ones, or a template is wrong; nothing is written then.
@@ -44,7 +44,7 @@ def prepare_task(spec: dict[str, Any], output: Path) -> None:
     task = spec["task"]
     parts = _read(spec)
     table = pa.Table.from_pylist(list(_records(spec, parts)), schema=SCHEMA)
-    write_parquet(output, table, {"task": task, "digest": digest(spec), "spec": spec})
+    write_parquet(output, table, {"task": task, "spec": spec})
     counts = ", ".join(f"{len(rows)} {part}" for part, rows in parts.items())
     log.info("%s: %s examples of source %s, each in 2 formats, to %s", task, counts, spec["source"]["kind"], output)
 

@@ -1,0 +1,36 @@
+"""Find files of former plans: names hold digests, so a changed setting leaves the files of the old one behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gptfluence.adopt import FOLDERS
+from gptfluence.design import Design
+
+SCRATCH = "data/scratch"
+
+
+def former_files(design: Design) -> list[Path]:
+    """Return what stands in the folders of digest-named files and is not of the plan; scratch of its runs is."""
+    planned = {Path(file) for files in design.stages.values() for file in files}
+    runs = {f"{run.run_id}.{run.hash}" for run in design.runs.values()}
+    found = [path for folder in FOLDERS if Path(folder).is_dir() for path in sorted(Path(folder).iterdir())]
+    scratch = sorted(Path(SCRATCH).iterdir()) if Path(SCRATCH).is_dir() else []
+    former = [path for path in found if path not in planned and path.name != ".gitignore"]
+    # A hidden file is one that is being written, or was when its job was killed.
+    return former + [path for path in scratch if path.stem not in runs and not path.name.startswith(".")]
+
+
+def prune(design: Design, delete: bool) -> str:
+    """List, or delete, the files of former plans; return what to tell the user."""
+    files = former_files(design)
+    size = sum(part.stat().st_size for path in files for part in ([path] if path.is_file() else path.rglob("*")))
+    told = f"{len(files)} files of former plans or of other scales, {size / 1e6:,.1f} MB"
+    if not files:
+        return f"no file but those of scale {design.params.scale}'s plan"
+    if not delete:
+        return "\n".join([*map(str, files), f"{told}. To delete them: gptfluence prune --delete"])
+    for path in files:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return f"deleted {told}; what DVC recorded comes back with a checkout of its revision"

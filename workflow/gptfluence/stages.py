@@ -1,0 +1,71 @@
+"""The stages of dvc.yaml: DVC decides by content which of them to run, Snakemake runs what of them is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from gptfluence.design import FIGURES, TABLES, Design
+from gptfluence.errors import UserError
+from gptfluence.io import write_text
+from gptfluence.standing import planned_files, survey
+
+PLAN_FOLDER = Path("data/plan")
+LOCAL_PROFILE = "workflow/profiles/local"
+
+_RULES = {
+    "tasks": ("prepare_task", "tasks"),
+    "curricula": ("draw_curricula", "curricula"),
+    "dynamics": ("pretrain_model", "train_runs", "dynamics"),
+    "simulators": ("encode_examples", "fit_simulator", "simulate_runs", "simulators"),
+    "scores": ("score_simulations", "scores"),
+    **{table: ("write_table",) for table in TABLES},
+    **{figure: ("write_figure",) for figure in FIGURES},
+}
+"""What a stage may run: its own rules, so that what was not pulled is an error and never trained anew unasked."""
+
+_FOLDERS = {
+    "dynamics": ("data/models", "data/dynamics"),
+    "simulators": ("results/features", "results/simulators", "results/simulations"),
+}
+"""Outputs in dvc.yaml that a plan may leave empty: no model of its own, no method with features."""
+
+
+def write_plan(design: Design) -> None:
+    """Write, for each stage, the names of its files: they hold the digests of all that the files depend on.
+
+    DVC's stages depend on these instead of the code and params.yaml, so a comment or a reformat changes nothing.
+    """
+    for stage in design.stages:
+        write_text(PLAN_FOLDER / f"{stage}.json", planned_files(design, stage))
+
+
+def run_stage(design: Design, stage: str) -> None:
+    """Make what of a stage does not stand; does not return if there is something to make.
+
+    Raises:
+        UserError: no such stage, or data/plan is that of another configuration.
+    """
+    if stage not in _RULES:
+        raise UserError(f"no stage '{stage}'; there are {', '.join(_RULES)}")
+    plan = PLAN_FOLDER / f"{stage}.json"
+    if not plan.is_file() or plan.read_text(encoding="utf-8") != planned_files(design, stage):
+        raise UserError(f"{plan}: not the plan of params.yaml as it is now. Run dvc repro, which plans anew first.")
+    for folder in _FOLDERS.get(stage, ()):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    if survey(design).stands(stage):
+        print(f"{stage}: all {len(design.stages[stage])} files stand")
+        return
+    _exec_snakemake(design, stage)
+
+
+def _exec_snakemake(design: Design, stage: str) -> NoReturn:
+    profile = os.environ.get("SNAKEMAKE_PROFILE", LOCAL_PROFILE)
+    target = stage if stage not in (*TABLES, *FIGURES) else design.stages[stage][0]
+    command = [sys.executable, "-m", "snakemake", "--profile", profile, "--config", f"scale={design.params.scale}"]
+    command += ["--allowed-rules", *_RULES[stage], "--", target]
+    # Not a child process: Ctrl-C must reach Snakemake alone, which then ends its jobs and gives its lock back.
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
