@@ -47,6 +47,16 @@ def test_paper_scale_holds_the_papers_352_runs(paper: Design) -> None:
     assert mixed == dict.fromkeys(INSTRUCTION_TUNING, 32)
 
 
+def test_rehearsal_has_the_papers_runs(raw_params: dict[str, Any], root: Path, paper: Design) -> None:
+    rehearsal = design_of(raw_params | {"scale": "rehearsal"}, root)
+
+    def counts(design: Design) -> list[tuple[str, tuple[str, ...], str]]:
+        return sorted((run.scenario, run.train_tasks, run.split) for run in design.runs.values())
+
+    assert counts(rehearsal) == counts(paper)
+    assert len({run.model for run in rehearsal.runs.values()}) == 6
+
+
 def test_paper_scale_has_the_papers_settings(paper: Design) -> None:
     for run in paper.runs.values():
         assert run.draw == 128 and run.pool_size == 200

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from gptfluence.adopt import FOLDERS
 from gptfluence.design import Design
 
 SCRATCH = "data/scratch"
+_DAY = 24 * 60 * 60
 
 
 def former_files(design: Design) -> list[Path]:
@@ -18,8 +20,9 @@ def former_files(design: Design) -> list[Path]:
     found = [path for folder in FOLDERS if Path(folder).is_dir() for path in sorted(Path(folder).iterdir())]
     scratch = sorted(Path(SCRATCH).iterdir()) if Path(SCRATCH).is_dir() else []
     former = [path for path in found if path not in planned and path.name != ".gitignore"]
-    # A hidden file is one that is being written, or was when its job was killed.
-    return former + [path for path in scratch if path.stem not in runs and not path.name.startswith(".")]
+    former += [path for path in scratch if path.stem not in runs]
+    # A hidden file is being written, or was when its job was killed: then it is not young.
+    return [p for p in former if not p.name.startswith(".") or time.time() - p.stat().st_mtime > _DAY]
 
 
 def prune(design: Design, delete: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,25 @@ def _why_stale(files: list[str], spec: dict[str, Any], digests: Digests) -> str 
         if file != provenance and digests.of(file) != recorded.get(Path(file).name):
             return f"{file}: not what was made"
     return None
+
+
+def refuse_hard_links(design: Design, standing: Standing) -> None:
+    """Refuse to replace files that are write-protected hard links into DVC's cache: Snakemake would not do it.
+
+    Root may replace them, and does no harm: every file is written beside its place and renamed.
+
+    Raises:
+        UserError: names the first such file among those that are to be made again, and the remedy.
+    """
+    again = [file for stage in standing.stale for file in design.stages[stage]]
+    again += [design.gangs[gang].manifest for gang in standing.broken]
+    again += design.stages["curricula"] if standing.missing["curricula"] else []  # drawn by one job
+    for file in map(Path, again):
+        if file.is_file() and not file.is_symlink() and file.stat().st_nlink > 1 and not os.access(file, os.W_OK):
+            raise UserError(
+                f"{file}: a write-protected hard link into DVC's cache, which cannot be replaced by Snakemake. Set "
+                "`dvc config cache.type reflink,copy` (or symlink), then `dvc checkout --relink`."
+            )
 
 
 def why_renamed(design: Design) -> list[str]:

@@ -12,7 +12,7 @@ from gptfluence.design import FIGURES, SCORES_FILE, TABLES, make_design
 from gptfluence.errors import UserError
 from gptfluence.io import digest, write_json
 from gptfluence.params import load_params
-from gptfluence.standing import recorded_runs, survey, why_renamed
+from gptfluence.standing import recorded_runs, refuse_hard_links, survey, why_renamed
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -23,6 +23,10 @@ except UserError as error:
 # A job's own process is given what to do; only the main one looks at what stands.
 STANDING = survey(DESIGN) if workflow.is_main_process else None
 if STANDING:
+    try:
+        refuse_hard_links(DESIGN, STANDING)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
     slurm.register()
     for path in Path(".snakemake/specs").glob("*.*.json"):  # of earlier calls
         if time.time() - path.stat().st_mtime > 24 * 60 * 60:

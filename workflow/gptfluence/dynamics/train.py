@@ -38,7 +38,7 @@ from gptfluence.dynamics.checkpoints import Interruptions, Scratch, Training, cl
 from gptfluence.dynamics.generate import TextMetrics, decode, generate, sampling_numbers
 from gptfluence.dynamics.models import add_adapters, context_length, load_model, pick_device
 from gptfluence.errors import UserError
-from gptfluence.identity import DYNAMICS_CODE, code_digest
+from gptfluence.identity import DYNAMICS_CODE, code_digest, module_digests
 from gptfluence.io import file_digest, read_parquet, read_provenance, write_json, write_parquet
 
 LOG = logging.getLogger("gptfluence")
@@ -124,6 +124,7 @@ def _train_to_shard(
         "optimizer": spec["optimizer"],
         "generation": spec["generation"],
         "code": spec["code"],
+        "modules": module_digests(*DYNAMICS_CODE),
         "truncated_examples": data.truncated,
         "device": data.device.type,
         "versions": _versions(),

@@ -1,0 +1,92 @@
+"""The stages of dvc.yaml agree with the design: files, rules, and what a stage refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from gptfluence.design import FIGURES, TABLES, Design, make_design
+from gptfluence.errors import UserError
+from gptfluence.params import load_params
+from gptfluence.stages import run_stage, write_plan
+
+
+@pytest.fixture
+def design(tiny_params: dict[str, Any], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Design:
+    monkeypatch.chdir(tmp_path)
+    return make_design(load_params(tiny_params, root / "params.yaml"))
+
+
+def dvc_stages(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the stages of dvc.yaml by the names that `gptfluence stage` knows, templates filled in."""
+    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    found = {name: stage for name, stage in stages.items() if "do" not in stage}
+    for stage in (stages["tables"], stages["figures"]):
+        items = stage["foreach"]
+        for key in items:
+            value = items[key] if isinstance(items, dict) else key
+            text = json.dumps(stage["do"]).replace("${key}", key).replace("${item}", value)
+            found[key] = json.loads(text)
+    return found
+
+
+def outputs(stage: dict[str, Any]) -> set[str]:
+    rows = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
+    return {next(iter(row)) if isinstance(row, dict) else row for row in rows}
+
+
+def test_dvc_tracks_every_file_of_the_design_and_no_other(root: Path, design: Design) -> None:
+    stages = dvc_stages(root)
+    assert stages.keys() - {"plan"} == design.stages.keys()
+    for name, files in design.stages.items():
+        tracked = outputs(stages[name])
+        assert stages[name]["cmd"] == f"gptfluence stage {name}"
+        assert f"data/plan/{name}.json" in stages[name]["deps"]
+        inside = {file for file in files if any(file == out or file.startswith(f"{out}/") for out in tracked)}
+        assert inside == set(files), name
+        assert not {out for out in tracked if Path(out).suffix} - set(files), name
+
+
+def test_what_dvc_keeps_persists(root: Path) -> None:
+    """DVC would otherwise delete the runs before it makes one more."""
+    for name, stage in dvc_stages(root).items():
+        for row in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
+            assert name == "plan" or list(row.values()) == [{"persist": True}], name
+
+
+def test_a_figure_is_drawn_from_what_dvc_fetches_for_it(root: Path, design: Design) -> None:
+    stages = dvc_stages(root)
+    for figure in FIGURES:
+        assert set(design.figure_inputs(figure)) == set(stages[figure]["deps"]) - {f"data/plan/{figure}.json"}
+    for table in TABLES:
+        assert "results/scores/scores.parquet" in stages[table]["deps"]
+
+
+def test_plan_names_every_file(design: Design) -> None:
+    write_plan(design)
+    for stage, files in design.stages.items():
+        assert json.loads(Path(f"data/plan/{stage}.json").read_text())["files"] == files
+
+
+def test_stage_of_another_plan_or_name_is_refused(design: Design, tiny_params: dict[str, Any], root: Path) -> None:
+    with pytest.raises(UserError, match="no stage 'figure_3'"):
+        run_stage(design, "figure_3")
+    with pytest.raises(UserError, match="not the plan of params.yaml"):
+        run_stage(design, "scores")
+    write_plan(design)
+    tiny_params["scores"]["confidence"] = 0.5
+    other = make_design(load_params(tiny_params, root / "params.yaml"))
+    with pytest.raises(UserError, match=r"scores\.json: not the plan of params\.yaml as it is now. Run dvc repro"):
+        run_stage(other, "scores")
+
+
+def test_stage_that_stands_runs_nothing(design: Design, capsys: pytest.CaptureFixture[str]) -> None:
+    write_plan(design)
+    for file in design.stages["curricula"]:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
+    run_stage(design, "curricula")  # would not return if it called Snakemake
+    assert "curricula: all 11 files stand" in capsys.readouterr().out
