@@ -1,4 +1,4 @@
-"""The command line: one command a rule, each given all it needs as a JSON file: no job depends on anything unseen.
+"""The command line: what users call, and one command a rule, given all it needs as a JSON file.
 
 A user's mistake ends in one line on the terminal and in the log, with exit code 2, never in a traceback.
 """
@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -46,33 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     # A terminated job cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        if options.command == "check":
-            _check(options.params)
-        elif options.command == "plan":
-            from gptfluence.stages import write_plan
-
-            write_plan(_design(Path("params.yaml")))
-        elif options.command == "stage":
-            from gptfluence.stages import run_stage
-
-            run_stage(_design(Path("params.yaml")), options.stage)
-        elif options.command == "adopt":
-            from gptfluence.adopt import adopt
-
-            print(f"{len(adopt(options.revision))} files adopted from {options.revision}")
-        elif options.command == "prune":
-            from gptfluence.prune import prune
-
-            print(prune(_design(Path("params.yaml")), delete=options.delete))
-        elif options.command == "status":
-            _status(options.params, options.json, options.failures)
-        elif options.command == "schema":
-            from gptfluence.params import json_schema
-
-            sys.stdout.write(json_schema())
-        else:
-            _start_log(options.log)
-            _do(options.command, _read_spec(options.spec), options.output)
+        options.run(options)
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -108,47 +83,91 @@ def _do(command: str, spec: dict[str, Any], outputs: list[Path]) -> None:
         write_provenance(path, command, spec, outputs)
 
 
-def _design(file: Path) -> Design:
+def _design(file: Path = Path("params.yaml"), scale: str | None = None) -> Design:
     from gptfluence.design import make_design
     from gptfluence.params import read_params
 
-    return make_design(read_params(file))
+    return make_design(read_params(file, scale))
 
 
-def _check(file: Path) -> None:
-    design = _design(file)
-    print(f"{file}: fine. Scale {design.params.scale}: {len(design.runs)} runs in {len(design.groups)} groups.")
+def _job(options: argparse.Namespace) -> None:
+    _start_log(options.log)
+    _do(options.command, _read_spec(options.spec), options.output)
 
 
-def _status(file: Path, as_json: bool, failures: int) -> None:
+def _check(options: argparse.Namespace) -> None:
+    design = _design(options.params)
+    print(
+        f"{options.params}: fine. Scale {design.params.scale}: {len(design.runs)} runs in {len(design.groups)} groups."
+    )
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from gptfluence.params import json_schema
+
+    sys.stdout.write(json_schema())
+
+
+def _status(options: argparse.Namespace) -> None:
     from gptfluence import status
 
-    found = status.collect(_design(file))
-    text = json.dumps(status.as_json(found), indent=2) + "\n" if as_json else status.render(found, failures)
+    found = status.collect(_design(options.params, options.scale))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a log may hold what this terminal cannot show
-    sys.stdout.write(text)
+    as_json = options.json and json.dumps(status.as_json(found), indent=2) + "\n"
+    sys.stdout.write(as_json or status.render(found, options.failures))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from gptfluence.stages import write_plan
+
+    write_plan(_design())
+
+
+def _stage(options: argparse.Namespace) -> None:
+    from gptfluence.stages import run_stage
+
+    run_stage(_design(), options.stage)
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from gptfluence.adopt import adopt
+
+    print(f"{len(adopt(options.revision))} files adopted from {options.revision}")
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from gptfluence.prune import prune
+
+    print(prune(_design(), delete=options.delete))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gptfluence", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    check = commands.add_parser("check", help="check params.yaml: every mistake at once")
+
+    def add(run: Callable[[argparse.Namespace], None], name: str, description: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=description, description=description)
+        command.set_defaults(run=run)
+        return command
+
+    check = add(_check, "check", "check params.yaml: every mistake at once")
     check.add_argument("params", type=Path, nargs="?", default=Path("params.yaml"))
-    state = commands.add_parser("status", help="say what is done, running, failed and to do, and what is left to pay")
-    state.add_argument("params", type=Path, nargs="?", default=Path("params.yaml"))
-    state.add_argument("--json", action="store_true", help="the same as one JSON object")
-    state.add_argument("--failures", type=int, default=5, metavar="N", help="most failures that are shown (default: 5)")
-    commands.add_parser("schema", help="print the JSON schema of params.yaml")
-    commands.add_parser("plan", help="write data/plan: what each stage of dvc.yaml is to make")
-    stage = commands.add_parser("stage", help="make what does not stand of a stage of dvc.yaml")
+    add(_schema, "schema", "print the JSON schema of params.yaml")
+    status = add(_status, "status", "say which runs are done, running and failed, and what the rest costs")
+    status.add_argument("params", type=Path, nargs="?", default=Path("params.yaml"))
+    status.add_argument("--scale", help="another scale than the one that params.yaml names")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.add_argument("--failures", type=int, default=5, metavar="N", help="show at most N failures (default: 5)")
+    add(_plan, "plan", "write data/plan: what each stage of dvc.yaml is to make")
+    stage = add(_stage, "stage", "make what does not stand of a stage of dvc.yaml")
     stage.add_argument("stage")
-    adopt = commands.add_parser("adopt", help="copy what another git revision recorded and this tree lacks")
+    adopt = add(_adopt, "adopt", "copy what another git revision recorded with DVC and this tree lacks")
     adopt.add_argument("revision")
-    prune = commands.add_parser("prune", help="list files of former plans; with --delete, delete them")
+    prune = add(_prune, "prune", "list files of former plans, or delete them")
     prune.add_argument("--delete", action="store_true")
     for name in COMMANDS:
-        job = commands.add_parser(name, help=f"the job of the rule {name}")
+        job = add(_job, name, f"the job of the rule {name}")
         job.add_argument("--spec", type=Path, required=True, help="JSON file: all that the job needs to know")
         job.add_argument("--output", type=Path, nargs="+", required=True)
         job.add_argument("--log", type=Path, help="file that the progress is written to")

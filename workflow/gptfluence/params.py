@@ -417,8 +417,8 @@ def load_params(raw: dict[str, Any], file: Path) -> Params:
     return params
 
 
-def read_params(file: Path) -> Params:
-    """Read and check a params.yaml.
+def read_params(file: Path, scale: str | None = None) -> Params:
+    """Read and check a params.yaml; `scale`: instead of the one that it names.
 
     Raises:
         UserError: the file is missing, not YAML, or holds mistakes (all of them are named).
@@ -431,7 +431,7 @@ def read_params(file: Path) -> Params:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{file}: must be a mapping of sections")
-    return load_params(raw, file)
+    return load_params(raw | ({"scale": scale} if scale else {}), file)
 
 
 def json_schema() -> str:
