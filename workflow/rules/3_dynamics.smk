@@ -40,8 +40,9 @@ rule train_runs:
         mem_mb=memory_of_gang,
         runtime=minutes_of_gang,
         gpu=gpus_of_gang,
+    # exec: a signal that ends the shell would leave Snakemake, and so SLURM, no reason to wait for a last checkpoint.
     shell:
-        "gptfluence train_runs --spec {input.spec} --output {output} --log {log}"
+        "exec gptfluence train_runs --spec {input.spec} --output {output} --log {log}"
 
 
 rule dynamics:
