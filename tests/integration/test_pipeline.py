@@ -194,11 +194,12 @@ def test_broken_shard_is_named_and_trained_again_where_all_that_depends_on_it_st
 def test_interrupted_at_any_moment_goes_on_to_the_same_bytes(
     finished: Path, tmp_path: Path, tiny_params: dict[str, Any]
 ) -> None:
-    """Ctrl-C, then kill -9 of the whole process group, at growing times; then the same call to the end."""
+    """Ctrl-C, kill -9 of all processes, Ctrl-C, each when another job is under way; then the same call to the end."""
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny_params, sort_keys=False))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
     command += ["--profile", str(ROOT / "workflow/profiles/local"), "--cores", "2", "dynamics"]
-    for seconds, sent in ((4, signal.SIGINT), (8, signal.SIGKILL), (10, signal.SIGINT)):
+    moments = (("logs/tasks/*", signal.SIGINT), ("data/models/*", signal.SIGKILL), ("data/scratch/*", signal.SIGINT))
+    for awaited, sent in moments:
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -207,13 +208,13 @@ def test_interrupted_at_any_moment_goes_on_to_the_same_bytes(
             start_new_session=True,
             preexec_fn=heed_interrupts,
         )
-        time.sleep(seconds)
+        deadline = time.monotonic() + 100
+        while not list(tmp_path.glob(awaited)):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
         os.killpg(process.pid, sent)
         output, _ = process.communicate()
         assert "Traceback" not in output, output
-        if sent == signal.SIGKILL:
-            # A killed Snakemake cannot take its lock away; its own message says how to.
-            subprocess.run([*command[:-1], "--unlock"], check=True, capture_output=True)
         for shard in (tmp_path / "data").rglob("*.parquet"):
             if not shard.name.startswith("."):
                 read_parquet(shard)
@@ -221,6 +222,7 @@ def test_interrupted_at_any_moment_goes_on_to_the_same_bytes(
     assert result.returncode == 0, result.stdout + result.stderr
     ours = {path.name: path.read_bytes() for path in (tmp_path / "data/dynamics").glob("*.parquet")}
     assert ours == {path.name: path.read_bytes() for path in (finished / "data/dynamics").glob("*.parquet")}
+    assert not list((tmp_path / "data/scratch").iterdir())
 
 
 def test_own_task_and_own_model(tmp_path: Path, tiny_params: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from gptfluence import slurm
+from gptfluence.callers import announce, break_stale_lock
 from gptfluence.design import FIGURES, SCORES_FILE, TABLES, make_design
 from gptfluence.errors import UserError
 from gptfluence.io import digest, write_json
@@ -23,6 +24,9 @@ except UserError as error:
 # A job's own process is given what to do; only the main one looks at what stands.
 STANDING = survey(DESIGN) if workflow.is_main_process else None
 if STANDING:
+    if break_stale_lock():
+        print("removed the lock of a Snakemake that was killed", file=sys.stderr)
+    announce()
     try:
         refuse_hard_links(DESIGN, STANDING)
     except UserError as error:
