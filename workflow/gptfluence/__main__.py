@@ -5,15 +5,16 @@ import signal
 
 
 def main() -> None:
-    """Import the command line and run it; Ctrl-C during the imports ends without their traceback."""
-    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else a shell has it ignored
-    if heeded:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    """Import the command line and run it; Ctrl-C before it listens ends without a traceback of imports."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a shell has it ignored
+        signal.signal(signal.SIGINT, _end)
     from gptfluence.cli import main as run
 
-    if heeded:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
+
+
+def _end(*_: object) -> None:
+    os._exit(130)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     # A terminated job cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         options.run(options)
     except UserError as error:
         _fail(str(error), 2)
