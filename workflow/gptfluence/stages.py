@@ -66,6 +66,6 @@ def _exec_snakemake(design: Design, stage: str) -> NoReturn:
     target = stage if stage not in (*TABLES, *FIGURES) else design.stages[stage][0]
     command = [sys.executable, "-m", "snakemake", "--profile", profile, "--config", f"scale={design.params.scale}"]
     command += ["--allowed-rules", *_RULES[stage], "--", target]
-    # Not a child process: Ctrl-C must reach Snakemake alone, which then ends its jobs and gives its lock back.
+    # Not a child process: a wrapper that ends first would leave Snakemake and its lock behind.
     sys.stdout.flush()
     os.execv(sys.executable, command)
