@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from gptfluence.curricula.draw import draw_curricula
 from gptfluence.design import FIGURES, TABLES, Design, make_design
 from gptfluence.errors import UserError
+from gptfluence.io import write_digests
 from gptfluence.params import load_params
-from gptfluence.stages import run_stage, write_plan
+from gptfluence.stages import drop_damaged, run_stage, write_plan
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_plan_names_every_file(design: Design) -> None:
 def test_stage_of_another_plan_or_name_is_refused(design: Design, tiny_params: dict[str, Any], root: Path) -> None:
     with pytest.raises(UserError, match="no stage 'figure_3'"):
         run_stage(design, "figure_3")
-    with pytest.raises(UserError, match="not the plan of params.yaml"):
+    with pytest.raises(UserError, match=r"not the plan of params\.yaml"):
         run_stage(design, "scores")
     write_plan(design)
     tiny_params["scores"]["confidence"] = 0.5
@@ -85,8 +87,27 @@ def test_stage_of_another_plan_or_name_is_refused(design: Design, tiny_params: d
 
 def test_stage_that_stands_runs_nothing(design: Design, capsys: pytest.CaptureFixture[str]) -> None:
     write_plan(design)
-    for file in design.stages["curricula"]:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        Path(file).touch()
+    draw_curricula(design.curricula_spec(), Path("data/curricula"))
     run_stage(design, "curricula")  # would not return if it called Snakemake
     assert "curricula: all 11 files stand" in capsys.readouterr().out
+
+
+def test_damaged_files_are_dropped_before_dvc_can_record_them(design: Design) -> None:
+    draw_curricula(design.curricula_spec(), Path("data/curricula"))
+    first, second = map(Path, design.stages["curricula"][:2])
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    second.write_bytes(second.read_bytes()[:-5])
+    model = Path(design.model_folder("tiny"))
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    write_digests(model)
+    assert drop_damaged([str(model)]) == []
+    (model / "model.safetensors").write_bytes(b"wEights")
+    simulator = Path("results/simulators/g.loss.m.000000000000.safetensors")
+    simulator.parent.mkdir(parents=True)
+    simulator.write_bytes(b"cut")
+    files = [*design.stages["curricula"], str(model), str(simulator)]
+    assert drop_damaged(files) == [str(first), str(second), str(model), str(simulator)]
+    assert not any(path.exists() for path in (first, second, model, simulator))
+    assert len(list(Path("data/curricula").iterdir())) == len(design.runs) - 2

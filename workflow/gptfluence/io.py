@@ -22,6 +22,10 @@ METADATA_KEY = b"gptfluence"
 """Key of the Parquet schema metadata under which every artefact holds its provenance as JSON."""
 
 
+DIGESTS_NAME = "digests.json"
+"""File in a folder of ours that holds the digests of the others."""
+
+
 def canonical_json(value: Any) -> str:
     """Return `value` as JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -87,6 +91,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written: {reason}. Nothing was left half-written.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def write_digests(folder: Path) -> None:
+    """Note in a folder the digest of each of its files, so that a damaged one is known."""
+    write_json(folder / DIGESTS_NAME, {path.name: file_digest(path) for path in folder.iterdir() if path.is_file()})
+
+
+def check_digests(folder: Path) -> None:
+    """Check a folder's files against their noted digests.
+
+    Raises:
+        UserError: names a file that is missing or damaged.
+    """
+    try:
+        noted = dict(json.loads((folder / DIGESTS_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder / DIGESTS_NAME}: not readable ({error}). Delete {folder} and rerun.") from None
+    for name, value in noted.items():
+        if not (folder / name).is_file() or file_digest(folder / name) != value:
+            raise UserError(f"{folder / name}: missing or damaged. Delete {folder} and run snakemake again.")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import NoReturn
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gptfluence.adopt import FOLDERS
 from gptfluence.design import FIGURES, TABLES, Design
 from gptfluence.errors import UserError
-from gptfluence.io import write_text
+from gptfluence.io import check_digests, write_text
 from gptfluence.standing import planned_files, survey
 
 PLAN_FOLDER = Path("data/plan")
@@ -55,10 +60,38 @@ def run_stage(design: Design, stage: str) -> None:
         raise UserError(f"{plan}: not the plan of params.yaml as it is now. Run dvc repro, which plans anew first.")
     for folder in _FOLDERS.get(stage, ()):
         Path(folder).mkdir(parents=True, exist_ok=True)
+    for file in drop_damaged(design.stages[stage]):
+        print(f"{file}: damaged, to be made again")
     if survey(design).stands(stage):
         print(f"{stage}: all {len(design.stages[stage])} files stand")
         return
     _exec_snakemake(design, stage)
+
+
+def drop_damaged(files: list[str]) -> list[str]:
+    """Delete files that are not what was written, so that DVC does not record them; return their paths.
+
+    Of shards their manifests tell, and of files with plain names their provenance; of the others, they themselves.
+    """
+    damaged = []
+    for file in map(Path, files):
+        try:
+            if file.is_dir():
+                check_digests(file)
+            elif file.suffix == ".safetensors" and file.exists():
+                from gptfluence.simulators.files import load_simulator  # a second, which most stages need not
+
+                load_simulator(file)
+            elif file.suffix == ".parquet" and file.exists() and file.parts[:2] in _PARQUET_FOLDERS:
+                for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
+                    pass
+        except (UserError, pa.ArrowException, OSError):
+            damaged.append(str(file))
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    return damaged
+
+
+_PARQUET_FOLDERS = {tuple(Path(folder).parts) for folder in FOLDERS if folder != "data/dynamics"}
 
 
 def _exec_snakemake(design: Design, stage: str) -> NoReturn:

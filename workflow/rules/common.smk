@@ -35,7 +35,9 @@ if STANDING:
     for path in Path(".snakemake/specs").glob("*.*.json"):  # of earlier calls
         if time.time() - path.stat().st_mtime > 24 * 60 * 60:
             path.unlink()
-    for reason in [*STANDING.broken.values(), *why_renamed(DESIGN)]:
+    stages = DESIGN.stages
+    again = [why for s, why in STANDING.stale.items() if Path(stages[s][0]).exists()]
+    for reason in [*STANDING.broken.values(), *again, *why_renamed(DESIGN)]:
         print(reason, file=sys.stderr)
 
 # Jobs call `gptfluence`: the one on PATH (an active or conda environment), else the one beside this Snakemake.

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from gptfluence.errors import UserError
 from gptfluence.simulators.files import load_simulator, save_simulator
+from gptfluence.simulators.fit import fit_simulator
 from gptfluence.simulators.registry import METHODS, make_method
-from synthetic import STRENGTHS, planted
+from synthetic import STRENGTHS, chosen_runs, planted, write_group
 
 RIDGE = {"aggregation": "mean", "shrink_to": "persistence", "strengths": STRENGTHS}
 SETTINGS = {
@@ -91,3 +92,21 @@ def test_unknown_kind_and_setting() -> None:
         make_method("mine", {"kind": "simfluense"})
     with pytest.raises(UserError, match=r"'mine'.*surprise"):
         make_method("mine", SETTINGS["gptfluence"] | {"surprise": 1})
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """safetensors has no checksums: the file's own digest tells."""
+    spec = write_group(tmp_path)
+    path = tmp_path / "s.safetensors"
+    fit_simulator(
+        chosen_runs(spec, "fit", "validate") | {"method": "simfluence", "settings": SETTINGS["simfluence"]}, path
+    )
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    tensors = 8 + int.from_bytes(whole[:8], "little")  # behind the header
+    for place in rng.integers(tensors, len(whole), 40):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"s\.safetensors"):
+            load_simulator(path)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gptfluence.errors import UserError
+from gptfluence.io import check_digests
 
 
 def load_model(spec: dict[str, Any], device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -89,6 +90,8 @@ def _location(spec: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     folder = Path(spec["folder"] if spec["source"] == "world" else spec["path"])
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model folder (it has no config.json)")
+    if spec["source"] == "world":
+        check_digests(folder)
     return str(folder), {"local_files_only": True}
 
 

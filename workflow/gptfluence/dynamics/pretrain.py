@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from gptfluence.errors import UserError
-from gptfluence.io import atomic_folder
+from gptfluence.io import atomic_folder, write_digests
 from gptfluence.randomness import named_generator
 from gptfluence.tasks.world import make_corpus
 
@@ -46,6 +46,7 @@ def pretrain_model(spec: dict[str, Any], output: Path) -> None:
     with atomic_folder(output) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
+        write_digests(part)
 
 
 def train_tokenizer(documents: list[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,22 @@ HEADER_KEY = METADATA_KEY.decode()
 def save_simulator(simulator: Simulator, path: str | Path, provenance: dict[str, Any]) -> None:
     """Write a fitted simulator atomically: its arrays, and as JSON in the header its kind, values and provenance."""
     arrays, values = simulator.state()
-    header = canonical_json({"kind": simulator.kind, "values": values, "provenance": provenance})
+    header = {"kind": simulator.kind, "values": values, "provenance": provenance}
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # views would be written wrongly
     with atomic_path(path) as part:
-        save_file(whole, part, metadata={HEADER_KEY: header})
+        # One key: safetensors writes several in any order, and equal simulators are to have equal bytes.
+        text = canonical_json(header | {"digest": _digest(header, whole)})
+        save_file(whole, part, metadata={HEADER_KEY: text})
+
+
+def _digest(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """Digest all that a file holds: safetensors has no checksums of its own."""
+    content = hashlib.sha256(canonical_json(header).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        content.update(f"{name} {array.dtype} {array.shape}".encode())
+        content.update(array.tobytes())
+    return content.hexdigest()
 
 
 def load_simulator(path: str | Path) -> tuple[Simulator, dict[str, Any]]:
@@ -42,6 +55,8 @@ def load_simulator(path: str | Path) -> tuple[Simulator, dict[str, Any]]:
         with safe_open(path, framework="np") as file:
             header = json.loads((file.metadata() or {})[HEADER_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if header.pop("digest") != _digest(header, arrays):
+            raise ValueError("damaged: not the bytes that were written")
         return find_method(header["kind"]).from_state(arrays, header["values"]), header["provenance"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, UserError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
