@@ -19,7 +19,7 @@ import yaml
 from gptfluence.dynamics.pretrain import make_config, train_tokenizer
 from gptfluence.io import read_parquet, read_provenance
 from gptfluence.simulators.files import load_simulator
-from pipeline import ROOT, heed_interrupts, make_tiny, snakemake
+from pipeline import ROOT, heed_interrupts, snakemake
 from transformers import GPTNeoXForCausalLM
 
 pytestmark = pytest.mark.slow
@@ -252,31 +252,3 @@ def test_own_task_and_own_model(tmp_path: Path, tiny_params: dict[str, Any]) -> 
     shard = next((tmp_path / "data/dynamics").glob("*.parquet"))
     assert read_parquet(shard)["rouge_l"].null_count == 0
     assert "no instruction tuning runs" in (tmp_path / "results/tables/table_1.md").read_text()
-
-
-def test_dvc_repro_runs_the_stages_and_then_nothing(tmp_path: Path, finished: Path) -> None:
-    """A clone with a tiny plan and the dynamics already there: DVC records, then a single figure is one stage."""
-    clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    raw = make_tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    (clone / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-    for folder in ("models", "dynamics"):
-        shutil.copytree(finished / "data" / folder, clone / "data" / folder)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-    def dvc(*arguments: str) -> str:
-        command = [sys.executable, "-m", "dvc", *arguments]
-        result = subprocess.run(
-            command, cwd=clone, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout + result.stderr
-
-    first = dvc("repro")
-    assert "Running stage 'figures@figure_6'" in first and (clone / "dvc.lock").exists()
-    assert "11 runs: 11 cached, 0 to train" in first
-    assert "Running stage" not in dvc("repro")
-    assert "simfluence" in dvc("metrics", "show", "--json")
-    (clone / "results/figures/figure_2.pdf").unlink()
-    again = dvc("repro", "--force", "--single-item", "figures@figure_2")
-    assert again.count("Running stage") == 1 and (clone / "results/figures/figure_2.pdf").exists()

@@ -47,5 +47,6 @@ rule train_runs:
 
 rule dynamics:
     input:
+        [folder for model in DESIGN.models if (folder := DESIGN.model_folder(model))],
         [gang.manifest for gang in DESIGN.gangs.values()],
     localrule: True

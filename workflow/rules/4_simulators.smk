@@ -57,5 +57,5 @@ rule simulate_runs:
 
 rule simulators:
     input:
-        simulations(),
+        DESIGN.stages["simulators"],
     localrule: True

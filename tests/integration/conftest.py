@@ -1,0 +1,45 @@
+"""Repositories that the tests of the engines share; making them takes longest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dvc_repository import Repository, change_everything, make_repository
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """What a project publishes: branches `main` (A) and `other` (B), computed, committed, and pushed to a DVC remote.
+
+    Tests may read it and clone it.
+    """
+    base = tmp_path_factory.mktemp("published")
+    origin = make_repository(base / "origin", base / "home")
+    origin.dvc("remote", "add", "--default", "storage", str(base / "storage"))
+    origin.snakemake()
+    origin.dvc("repro")
+    origin.commit("A")
+    origin.dvc("push")
+    origin.git("checkout", "--quiet", "-b", "other")
+    origin.edit(change_everything)
+    origin.snakemake()
+    origin.dvc("repro")
+    origin.commit("B")
+    origin.dvc("push")
+    origin.git("checkout", "--quiet", "main")
+    origin.dvc("checkout")
+    return origin
+
+
+@pytest.fixture
+def clone(published: Repository, tmp_path: Path) -> Repository:
+    """A fresh clone without any data."""
+    return published.clone_to(tmp_path / "clone")
+
+
+@pytest.fixture
+def pulled(clone: Repository) -> Repository:
+    """A fresh clone with all data pulled."""
+    clone.dvc("pull")
+    return clone
