@@ -126,12 +126,13 @@ class Executor(plugin.Executor):
         if result.returncode:
             raise WorkflowError(f"squeue does not say which jobs of a former call still run: {result.stderr.strip()}")
         alive = set(result.stdout.split())
-        rows = [json.loads(line) for line in _RECORD.read_text(encoding="utf-8").splitlines()]
-        rows = [row for row in rows if row["job"] in alive]
+        lines = _RECORD.read_text(encoding="utf-8").splitlines()
+        # A line that a kill cut short has no closing brace.
+        rows = [row for line in lines if line.endswith("}") and (row := json.loads(line))["job"] in alive]
         write_text(_RECORD, "".join(json.dumps(row) + "\n" for row in rows))
         known = {str(file) for job in self.workflow.dag.jobs for file in job.output}
         if lost := [row["job"] for row in rows if row["output"] not in known]:
-            self.logger.warning(f"Jobs of a former call make what is not asked for now: scancel {' '.join(lost)}")
+            self.logger.warning(f"Jobs of a former call make files outside of this plan: scancel {' '.join(lost)}")
         return {row["output"]: row for row in rows}
 
     def _take_over(self, job: Any, former: dict[str, str]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +105,14 @@ def make_run(number: int, **changes: Any) -> dict[str, Any]:
         curriculum_hash="ba9876543210",
     )
     return dataclasses.replace(run, **changes).row()
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The handlers of the command line."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -5,9 +5,8 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +74,12 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The handlers of the command line."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def saved() -> tuple[Training, bytes]:
+    """Train three steps and save them to the file c; return the training and the file's content."""
+    training = fresh()
+    train(training, 3)
+    save_checkpoint(Path("c"), training, ORIGIN)
+    return training, Path("c").read_bytes()
 
 
 def kill(number: int) -> None:
@@ -123,10 +119,7 @@ def test_holds_what_is_trained_and_nothing_else() -> None:
 
 
 def test_every_cut_is_found_and_changes_nothing() -> None:
-    training = fresh()
-    train(training, 3)
-    save_checkpoint(Path("c"), training, ORIGIN)
-    content = Path("c").read_bytes()
+    _, content = saved()
     other = fresh()
     before = everything(other)
     for length in range(0, len(content), 61):
@@ -137,10 +130,7 @@ def test_every_cut_is_found_and_changes_nothing() -> None:
 
 
 def test_every_flipped_bit_is_found_and_changes_nothing() -> None:
-    training = fresh()
-    train(training, 3)
-    save_checkpoint(Path("c"), training, ORIGIN)
-    content = Path("c").read_bytes()
+    training, content = saved()
     other = fresh()
     before = everything(other)
     harmless = 0

@@ -250,17 +250,6 @@ LORA = {"rank": 2, "alpha": 4, "dropout": 0.3, "targets": ["query_key_value"]}
 KINDS = pytest.mark.parametrize("lora", [None, LORA], ids=["full", "adapters"])
 
 
-@pytest.fixture
-def stoppable() -> Iterator[None]:
-    """Signals raise what they raise under the command line."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @contextlib.contextmanager
 def at_each_call(act: Callable[[bool], None]) -> Iterator[None]:
     """Let `act` happen whenever the GPT is called; it is told whether the call is an update's."""
@@ -295,7 +284,7 @@ def scratch_of(run: dict[str, Any]) -> tuple[bool, dict[str, Any] | None]:
 @pytest.mark.slow
 @KINDS
 def test_interrupted_at_any_call_of_the_model_goes_on_to_the_same_bytes(
-    gang: dict[str, Any], lora: dict[str, Any] | None, stoppable: None, caplog: pytest.LogCaptureFixture
+    gang: dict[str, Any], lora: dict[str, Any] | None, handlers: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Evaluations, each token of each generation and updates: every third call, every update, both signals."""
     run = gang["runs"][0]
@@ -336,7 +325,7 @@ def test_interrupted_at_any_call_of_the_model_goes_on_to_the_same_bytes(
 
 @KINDS
 def test_interrupted_at_every_step_of_one_run(
-    gang: dict[str, Any], lora: dict[str, Any] | None, stoppable: None
+    gang: dict[str, Any], lora: dict[str, Any] | None, handlers: None
 ) -> None:
     """Six interruptions of one run, each while the optimiser is at work: the checkpoint of a checkpoint of ..."""
     run = gang["runs"][0]
@@ -384,7 +373,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint(gang: dict[str, Any], lora:
 
 @pytest.mark.parametrize("damage", ["cut", "other code", "other run"])
 def test_unusable_checkpoint_is_named_and_costs_only_time(
-    gang: dict[str, Any], damage: str, caplog: pytest.LogCaptureFixture, stoppable: None
+    gang: dict[str, Any], damage: str, caplog: pytest.LogCaptureFixture, handlers: None
 ) -> None:
     run, other = gang["runs"]
     spec = gang | {"runs": [run], "checkpoint_minutes": 1e-9}
