@@ -80,6 +80,7 @@ def train_runs(spec: dict[str, Any], output: Path) -> None:
 def _train_all(spec: dict[str, Any], runs: list[dict[str, Any]]) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
     device = pick_device()
+    LOG.info("host %s, %s, CUDA_VISIBLE_DEVICES=%s", platform.node(), device, os.environ.get("CUDA_VISIBLE_DEVICES"))
     torch.use_deterministic_algorithms(True, warn_only=True)
     base, tokenizer = load_model(spec["model"], device)
     data = _Data(spec, tokenizer, context_length(spec["model"], base), device)
