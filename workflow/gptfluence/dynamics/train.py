@@ -64,6 +64,8 @@ def train_runs(spec: dict[str, Any], output: Path) -> None:
             "the code that runs this job is not the code that it was planned with; call the gptfluence that belongs to "
             "this checkout, and snakemake again"
         )
+    device = pick_device()
+    LOG.info("host %s, %s, CUDA_VISIBLE_DEVICES=%s", platform.node(), device, os.environ.get("CUDA_VISIBLE_DEVICES"))
     todo = []
     for run in spec["runs"]:
         if _is_whole(run):
@@ -72,15 +74,13 @@ def train_runs(spec: dict[str, Any], output: Path) -> None:
         else:
             todo.append(run)
     if todo:
-        _train_all(spec, todo)
+        _train_all(spec, todo, device)
     shards = {run["run_id"]: Path(run["shard"]) for run in spec["runs"]}
     write_json(output, {run_id: {"file": p.name, "digest": file_digest(p)} for run_id, p in shards.items()})
 
 
-def _train_all(spec: dict[str, Any], runs: list[dict[str, Any]]) -> None:
+def _train_all(spec: dict[str, Any], runs: list[dict[str, Any]], device: torch.device) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
-    device = pick_device()
-    LOG.info("host %s, %s, CUDA_VISIBLE_DEVICES=%s", platform.node(), device, os.environ.get("CUDA_VISIBLE_DEVICES"))
     torch.use_deterministic_algorithms(True, warn_only=True)
     base, tokenizer = load_model(spec["model"], device)
     data = _Data(spec, tokenizer, context_length(spec["model"], base), device)
