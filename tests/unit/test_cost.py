@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +15,24 @@ import torch
 from gptfluence import cost
 from gptfluence.cost import Costs, Shape
 from gptfluence.design import Design, make_design
-from gptfluence.dynamics.batches import Encoded, batches_by_length, make_batch
-from gptfluence.dynamics.generate import generate
+from gptfluence.dynamics import collect, inputs, packing
+from gptfluence.dynamics.checkpoints import Training
+from gptfluence.dynamics.examples import Encoded
+from gptfluence.dynamics.generate import Sampling, Texts, generate
 from gptfluence.dynamics.models import add_adapters
-from gptfluence.dynamics.train import evaluate, make_optimizer
-from gptfluence.dynamics.train import update as train_update
+from gptfluence.dynamics.train import make_optimizer
 from gptfluence.params import load_params
 from gptfluence.tasks.local import read_rows
 from gptfluence.tasks.prepare import prepare_task
 from gptfluence.tasks.render import plain
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 CPU = torch.device("cpu")
 LAYERS, WIDTH, VOCABULARY = 6, 64, 700
 SHAPE = Shape.of(LAYERS, WIDTH, VOCABULARY)
+WEIGHTS = 4 * SHAPE.parameters  # bytes
 
 
 def neox() -> GPTNeoXForCausalLM:
@@ -37,9 +43,10 @@ def neox() -> GPTNeoXForCausalLM:
         num_attention_heads=4,
         intermediate_size=4 * WIDTH,
         max_position_embeddings=256,
-        attn_implementation="eager",  # the counter does not see inside the CPU's fused kernel
+        attn_implementation=packing.NAME,
     )
-    return GPTNeoXForCausalLM(config)
+    torch.manual_seed(1)
+    return GPTNeoXForCausalLM(config).eval()
 
 
 def examples(count: int) -> tuple[list[Encoded], list[cost.Pair]]:
@@ -50,6 +57,31 @@ def examples(count: int) -> tuple[list[Encoded], list[cost.Pair]]:
     return encoded, [(float(p), float(t)) for p, t in pairs]
 
 
+class Counted:
+    """What a model did: floating-point operations, and calls of its layers."""
+
+    flops = 0
+    layer_calls = 0
+
+
+@contextlib.contextmanager
+def counted(model: torch.nn.Module) -> Iterator[Counted]:
+    """Count what the block does."""
+    found = Counted()
+
+    def called(*_: Any) -> None:
+        found.layer_calls += 1
+
+    (layers,) = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    hooks = [layer.register_forward_hook(called) for layer in layers]
+    # The counter knows no operation of the CPU's fused attention: this one is products of matrices, which it counts.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield found
+    found.flops = counter.get_total_flops()
+    for hook in hooks:
+        hook.remove()
+
+
 def design_of(raw: dict[str, Any], root: Path) -> Design:
     return make_design(load_params(raw, root / "params.yaml"))
 
@@ -57,13 +89,19 @@ def design_of(raw: dict[str, Any], root: Path) -> Design:
 # ------------------------------------------------------------------------------------------------------ operations
 
 
-def test_evaluation_costs_what_is_counted() -> None:
+@pytest.mark.parametrize("budget", [512, 100_000])
+def test_evaluation_costs_what_is_counted(budget: int) -> None:
     encoded, pairs = examples(40)
-    with FlopCounterMode(display=False) as counter:
-        evaluate(neox().eval(), batches_by_length(encoded, 512, 0, CPU), len(encoded))
-    work = cost.evaluation(SHAPE, pairs, 512)
-    assert work.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
-    assert work.layer_calls == LAYERS * len(batches_by_length(encoded, 512, 0, CPU))
+    model = neox()
+    packs = packing.pack_by_length(encoded, budget, VOCABULARY)
+    with counted(model) as done, torch.inference_mode():
+        for pack in packs:
+            packing.mean_losses(functools.partial(packing.read, model), packing.Stream.of([pack], CPU))
+    work = cost.evaluation(SHAPE, pairs, budget)
+    assert work.flops == pytest.approx(done.flops, rel=0.02)
+    assert work.layer_calls == done.layer_calls == LAYERS * len(packs)
+    assert work.bytes == WEIGHTS * len(packs)
+    assert cost.evaluation(SHAPE, [], budget) == cost.NOTHING
 
 
 @pytest.mark.parametrize("adapters", [False, True])
@@ -71,40 +109,100 @@ def test_an_update_costs_what_is_counted(adapters: bool) -> None:
     encoded, pairs = examples(8)
     lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["query_key_value"]}
     model = add_adapters(neox(), lora if adapters else None)
-    settings = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.0}
-    optimizer, schedule = make_optimizer(model, 1e-3, 10, settings)
-    with FlopCounterMode(display=False) as counter:
-        train_update(model, make_batch(encoded, range(8), 0, CPU), optimizer, schedule)
-    length, kept = max(p + t for p, t in pairs), max(t for _, t in pairs) + 1
-    work = cost.update(SHAPE, 8, length, kept, adapters)
+    adamw = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.0}
+    nothing = np.empty((0, 0))
+    training = Training(model, *make_optimizer(model, 1e-3, 10, adamw), losses=nothing, texts=nothing)
+    settings = collect.Settings(4096, 4096, sampling_of(4096), autocast=None)
+    stream = packing.Stream.of([packing.pack_examples(encoded)], CPU)
+    with counted(model) as done:
+        collect.update(functools.partial(packing.read, model), stream, [training], settings)
+    work = cost.update(SHAPE, pairs, 8, adapters)
     # With adapters, the first layer needs fewer gradients, and the adapters' own products come on top.
-    assert work.flops == pytest.approx(counter.get_total_flops(), rel=0.05 if adapters else 0.02)
+    assert work.flops == pytest.approx(done.flops, rel=0.05 if adapters else 0.02)
+    passes = 2 if adapters else 3
+    assert work.layer_calls == passes * done.layer_calls == passes * LAYERS
+    assert work.bytes == WEIGHTS * (2 if adapters else 3 + 7)
 
 
-def test_sampling_costs_what_is_counted() -> None:
-    prompts = [list(range(1, 31))] * 5
-    with FlopCounterMode(display=False) as counter:
-        uniform = np.random.default_rng(1).random((5, 20))
-        # No token has the number -1, so no text ends early.
-        rows = generate(neox().eval(), prompts, uniform, [20] * 5, temperature=1.0, top_p=1.0, end=-1)
+def test_an_update_is_the_mean_of_what_may_be_drawn() -> None:
+    _, pairs = examples(24)
+    thirds = [cost.update(SHAPE, pairs[i : i + 8], 8) for i in (0, 8, 16)]
+    whole = cost.update(SHAPE, pairs, 8)
+    assert whole.flops == pytest.approx(np.mean([third.flops for third in thirds]))
+    assert whole[1:] == thirds[0][1:]  # a batch, whatever is drawn, is read in one go
+
+
+def sampling_of(tokens: int) -> Sampling:
+    # The likeliest token, so that no last digit of a logit decides; none has the number -1, so no text ends early.
+    return Sampling(temperature=1.0, top_p=1e-6, end=-1, tokens=tokens, vocabulary=VOCABULARY)
+
+
+@pytest.mark.parametrize("reading_budget", [64, 4096])
+def test_sampling_costs_what_is_counted(reading_budget: int) -> None:
+    prompts = [list(range(1, length + 1)) for length in (40, 22, 30, 35, 28)]
+    model = neox()
+    texts = Texts(prompts, np.random.default_rng(1).random((5, 20)), [20] * 5)
+    reader = functools.partial(packing.read, model)
+    with counted(model) as done:
+        (rows,) = generate(lambda members: reader, [texts], sampling_of(reading_budget), CPU)
     assert [len(row) for row in rows] == [20] * 5
-    work = cost.sampling(SHAPE, [(30, 20)] * 5, 10_000)
-    assert work.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
-    assert work.layer_calls == 20 * LAYERS  # the prompts, and 19 tokens
+    work = cost.sampling(SHAPE, [(len(prompt), 20) for prompt in prompts], 10_000, reading_budget)
+    assert work.flops == pytest.approx(done.flops, rel=0.02)
+    assert work.layer_calls == done.layer_calls
+    # What is read from the cache: keys and values of the longest text, of each of the five, in each layer.
+    cache = 4 * 2 * LAYERS * WIDTH * 5 * sum(40 + step for step in range(1, 20))
+    assert work.bytes == WEIGHTS * done.layer_calls / LAYERS + cache
+
+
+def test_texts_of_many_limits_cost_about_what_is_counted() -> None:
+    random = np.random.default_rng(2)
+    sizes = [(int(random.integers(5, 60)), int(random.choice([6, 20]))) for _ in range(16)]
+    model = neox()
+    reader = functools.partial(packing.read, model)
+    texts = Texts([[1] * prompt for prompt, _ in sizes], random.random((16, 20)), [limit for _, limit in sizes])
+    with counted(model) as done:
+        generate(lambda members: reader, [texts], sampling_of(512), CPU)
+    work = cost.sampling(SHAPE, sizes, 10_000, 512)
+    assert work.flops == pytest.approx(done.flops, rel=0.02)
+    assert work.layer_calls == done.layer_calls
 
 
 def test_batches_that_do_not_fit_the_budget_are_more_calls() -> None:
     texts = [(30.0, 20)] * 6
-    assert cost.sampling(SHAPE, texts, 100).layer_calls == 3 * cost.sampling(SHAPE, texts, 300).layer_calls
-    assert cost.sampling(SHAPE, [], 100) == cost.NOTHING
+
+    def calls(budget: int) -> float:
+        return cost.sampling(SHAPE, texts, budget, 4096).layer_calls
+
+    assert calls(100) == 3 * calls(300)
+    assert cost.sampling(SHAPE, [], 100, 4096) == cost.NOTHING
 
 
-def test_expected_maximum_is_that_of_draws() -> None:
-    random = np.random.default_rng(0)
-    values = random.gamma(2.0, 50.0, 64)
-    drawn = random.choice(values, (200_000, 4)).max(axis=1).mean()
-    assert cost.expected_maximum(values.tolist(), 4) == pytest.approx(drawn, rel=0.01)
-    assert cost.expected_maximum([7.0], 8) == 7.0
+def test_what_is_restated_is_what_the_dynamics_do() -> None:
+    assert [cost.bucket_length(n) for n in range(1, 3000)] == [packing.bucket_length(n) for n in range(1, 3000)]
+    assert cost.bucket_length(32.2) == packing.bucket_length(33)
+    assert cost._SPARE_TOKENS == inputs._SPARE_TOKENS
+    random = np.random.default_rng(3)
+    for vocabulary in (700, 50_304):
+        for budget in (64, 1000, 100_000):
+            lengths = random.integers(2, 300, 200).tolist()
+            kept = [int(random.integers(1, length)) for length in lengths]
+            groups = cost.cut_by_length(lengths, kept, budget, vocabulary)
+            assert groups == packing.cut_by_length(lengths, kept, budget, vocabulary)
+            sizes = [(length, int(random.integers(1, 60))) for length in lengths]
+            texts = [
+                inputs.Text(i, "task", i, prompt=(1,) * prompt, references=(), metrics=(), limit=limit)
+                for i, (prompt, limit) in enumerate(sizes)
+            ]
+            batches = [
+                [(len(text.prompt), text.limit) for text in batch] for batch in inputs.batches_of_texts(texts, budget)
+            ]
+            assert cost.batches_of_texts(sizes, budget) == batches
+
+
+def test_memory_or_operations_decide_whichever_take_longer() -> None:
+    device = cost.Device(tflops=2.0, utilisation=0.5, gb_per_s=10.0, layer_ms=1.0)
+    assert device.seconds(cost.Work(3e12, 500, 1e9)) == pytest.approx(3.0 + 0.5)
+    assert device.seconds(cost.Work(3e11, 500, 7e9)) == pytest.approx(0.7 + 0.5)
 
 
 # ---------------------------------------------------------------------------------------------------------- models
@@ -270,7 +368,7 @@ def test_speeds_change_hours_but_no_run(raw_params: dict[str, Any], root: Path, 
     raw_params["scale"] = "paper"
     group = "instruction_tuning-pythia-2.8b-mixture"
     before = design_of(raw_params, root)
-    raw_params["dynamics"]["cost"]["gpu"] = {"tflops": 39.0, "utilisation": 0.3, "layer_ms": 0.25}
+    raw_params["dynamics"]["cost"]["gpu"] = {"tflops": 39.0, "utilisation": 0.3, "gb_per_s": 3110, "layer_ms": 0.25}
     raw_params["dynamics"]["models"]["pythia-14m"].pop("shape")
     after = design_of(raw_params, root)
     assert [run.hash for run in before.runs.values()] == [run.hash for run in after.runs.values()]

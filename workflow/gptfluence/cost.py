@@ -1,8 +1,10 @@
 """What runs cost: floating-point operations from matrices and lengths, hours from a measured or an assumed speed.
 
 Only what multiplies matrices is counted (two operations for each weight and token), which is nearly everything a GPT
-does. Nothing is loaded: weights' shapes are read from the heads of their files, lengths in characters from the
-prepared tasks. What is not on disk is replaced by the numbers stated here, and named in `Costs.assumed`.
+does, and only the memory that must be moved for it: weights, the optimiser's moments, cached keys and values. A run is
+counted as if it were computed by itself. Nothing is loaded: weights' shapes are read from the heads of their files,
+lengths in characters from the prepared tasks. What is not on disk is replaced by the numbers stated here, and named in
+`Costs.assumed`.
 """
 
 from __future__ import annotations
@@ -63,7 +65,11 @@ LARGE_VOCABULARY_OTHERS = 4.3
 NANO_VOCABULARY_WORLD = 3.4
 NANO_VOCABULARY_OTHERS = 2.2
 
-_SPARE_TOKENS = 8  # as in dynamics.train: a text may be this much longer than the longest reference
+# As in the modules named, which are not imported, as they import torch: that alone would take seconds.
+_SPARE_TOKENS = 8  # dynamics.inputs: a text may be this much longer than the longest reference
+_LOGITS_PER_TOKEN = 2048  # dynamics.packing: logits for each token of the budget
+
+_BYTES = 4  # of a number in fp32
 
 
 # ------------------------------------------------------------------------------------------------------ operations
@@ -88,118 +94,168 @@ class Shape:
         """Return the usual shape: attention of 4 and a feed-forward part of 8 square matrices a layer."""
         return cls(layers, width, vocabulary, 12 * layers * width**2)
 
+    @property
+    def parameters(self) -> int:
+        """Weights that every token or logit is multiplied by; of the embeddings read, a few rows are looked up."""
+        return self.body + self.vocabulary * self.width
+
 
 class Work(NamedTuple):
     """What is done in a run, or a part of it.
 
     Attributes:
         flops: floating-point operations.
-        layer_calls: how often one layer is called, whatever the size of the batch.
+        layer_calls: how often one layer is called, however much it reads.
+        bytes: moved from and to memory, at the least.
     """
 
     flops: float
     layer_calls: float
+    bytes: float
 
     def times(self, factor: float) -> Work:
         """Return the work done `factor` times."""
-        return Work(self.flops * factor, self.layer_calls * factor)
+        return Work(self.flops * factor, self.layer_calls * factor, self.bytes * factor)
 
     def plus(self, other: Work) -> Work:
         """Return both together."""
-        return Work(self.flops + other.flops, self.layer_calls + other.layer_calls)
+        return Work(self.flops + other.flops, self.layer_calls + other.layer_calls, self.bytes + other.bytes)
 
 
-NOTHING = Work(0.0, 0.0)
+NOTHING = Work(0.0, 0.0, 0.0)
 
 
-def forward(shape: Shape, rows: float, length: float, kept: float) -> Work:
-    """Work of one forward pass.
+class Reading(NamedTuple):
+    """Sequences one behind the other, as `dynamics.packing.Pack` holds them.
+
+    Attributes:
+        tokens: that are read.
+        looks: pairs of tokens in the attention: the full square of each sequence, filled up to its bucket.
+        kept: tokens whose logits are computed.
+    """
+
+    tokens: float
+    looks: float
+    kept: float
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> Reading:
+        """Read the context of each pair and what continues it, but for its last token; each of that is predicted."""
+        lengths = [context + max(continuation - 1, 0) for context, continuation in pairs]
+        return cls(sum(lengths), sum(bucket_length(n) ** 2 for n in lengths), sum(map(_kept, pairs)))
+
+    def times(self, factor: float) -> Reading:
+        """Return `factor` times as many sequences."""
+        return Reading(*(value * factor for value in self))
+
+
+def forward(shape: Shape, reading: Reading) -> Work:
+    """Work of one forward pass."""
+    flops = 2 * shape.body * reading.tokens + 2 * shape.vocabulary * shape.width * reading.kept
+    return Work(flops + _attention_flops(shape, reading.looks), shape.layers, _BYTES * shape.parameters)
+
+
+def _attention_flops(shape: Shape, looks: float) -> float:
+    """Operations between tokens: the scores and their use."""
+    return 4 * shape.layers * shape.width * looks
+
+
+def update(shape: Shape, examples: Sequence[Pair], batch: int, adapters: bool = False) -> Work:
+    """Work of one update: forward, gradients of what flows, gradients of weights (with adapters: nearly none).
 
     Args:
-        rows, length: of the batch, in examples and tokens, padding included.
-        kept: positions of each row whose logits are computed.
+        examples: lengths in tokens of those that a batch is drawn from; it has their mean.
+        batch: examples in it.
     """
-    flops = rows * (2 * shape.body * length + 2 * shape.vocabulary * shape.width * kept)
-    return Work(flops + _attention_flops(shape, rows, length), shape.layers)
-
-
-def _attention_flops(shape: Shape, rows: float, length: float) -> float:
-    """Operations between tokens: the scores and their use, of the full square."""
-    return 4 * rows * shape.layers * shape.width * length**2
-
-
-def update(shape: Shape, rows: float, length: float, kept: float, adapters: bool = False) -> Work:
-    """Work of one update: forward, gradients of what flows, gradients of weights (with adapters: nearly none)."""
-    work = forward(shape, rows, length, kept)
-    if not adapters:
-        return work.times(3)
-    # Both sides of a product between tokens flow.
-    return work.times(2).plus(Work(_attention_flops(shape, rows, length), 0))
-
-
-def continuation(shape: Shape, rows: float, length: float, new: int) -> Work:
-    """Work of sampling `new` tokens after prompts of `length` tokens, with a cache."""
-    # All new tokens but the last are read, one at a time, and look back at all before them.
-    read = max(new - 1, 0)
-    looked_at = read * length + read * (read + 1) / 2
-    each = 2 * shape.body + 2 * shape.vocabulary * shape.width
-    flops = rows * (read * each + 4 * shape.layers * shape.width * looked_at)
-    return forward(shape, rows, length, 1).plus(Work(flops, shape.layers * read))
+    reading = Reading.of(examples).times(batch / len(examples))
+    work = forward(shape, reading)
+    if adapters:
+        # Both sides of a product between tokens flow.
+        return work.times(2).plus(Work(_attention_flops(shape, reading.looks), 0, 0))
+    # AdamW reads gradient, weight and two moments, and writes the last three.
+    return work.times(3).plus(Work(0, 0, 7 * _BYTES * shape.parameters))
 
 
 def evaluation(shape: Shape, tests: Sequence[Pair], budget: int) -> Work:
     """Work of measuring the loss of all test examples (lengths in tokens) once.
 
     Args:
-        budget: tokens in one batch, padding included.
+        budget: tokens read in one go.
     """
     total = NOTHING
-    for batch in _batches(tests, budget):
-        length = max(prompt + target for prompt, target in batch)
-        total = total.plus(forward(shape, len(batch), length, max(target for _, target in batch) + 1))
+    for group in cut_by_length([sum(pair) for pair in tests], list(map(_kept, tests)), budget, shape.vocabulary):
+        total = total.plus(forward(shape, Reading.of([tests[i] for i in group])))
     return total
 
 
-def sampling(shape: Shape, texts: Sequence[tuple[float, int]], budget: int) -> Work:
+def sampling(shape: Shape, texts: Sequence[tuple[float, int]], budget: int, reading_budget: int) -> Work:
     """Work of sampling all texts once, none of which ends early: an upper bound.
 
     Args:
         texts: tokens of the prompt and most new tokens of each.
-        budget: tokens in one batch, prompts padded to the longest and what may be generated.
+        budget: tokens of the texts that are sampled together, see `batches_of_texts`.
+        reading_budget: tokens of prompts that are read in one go.
     """
     total = NOTHING
-    for batch in _text_batches(texts, budget):
-        total = total.plus(continuation(shape, len(batch), batch[-1][0], max(limit for _, limit in batch)))
+    for batch in batches_of_texts(texts, budget):
+        total = total.plus(evaluation(shape, [(prompt, 0) for prompt, _ in batch], reading_budget))
+        total = total.plus(_decoding(shape, batch))
     return total
 
 
-def _batches(tests: Sequence[Pair], budget: int) -> list[list[Pair]]:
-    """Cut the tests as `dynamics.batches.batches_by_length` does."""
-    batches: list[list[Pair]] = []
-    for pair in sorted(tests, key=sum):
-        if batches and (len(batches[-1]) + 1) * sum(pair) <= budget:
-            batches[-1].append(pair)
-        else:
-            batches.append([pair])
-    return batches
+def _decoding(shape: Shape, batch: Sequence[tuple[float, int]]) -> Work:
+    """Work of sampling the texts of a batch, token by token and with a cache, but for the first token of each."""
+    steps = [max(limit - 1, 0) for _, limit in batch]
+    # Each token looks at the cache as far as the longest text has filled it, and at itself.
+    longest = max(prompt for prompt, _ in batch)
+    looks = sum(new * longest + new * (new + 1) / 2 for new in steps)
+    calls = max(steps)
+    flops = 2 * shape.parameters * sum(steps) + _attention_flops(shape, looks)
+    # A key and a value, as if each head had its own.
+    cache = 2 * shape.layers * shape.width * looks
+    return Work(flops, shape.layers * calls, _BYTES * (shape.parameters * calls + cache))
 
 
-def _text_batches(texts: Sequence[tuple[float, int]], budget: int) -> list[list[tuple[float, int]]]:
-    """Cut the texts as `dynamics.train` does."""
+def _kept(pair: Pair) -> float:
+    """Tokens of a pair whose logits are computed: one that nothing continues still gives the next token's."""
+    return max(pair[1], 1)
+
+
+def bucket_length(length: float) -> int:
+    """Return to what length a sequence is filled up for its attention, as `dynamics.packing.CausalAttention` does."""
+    whole = math.ceil(length)
+    step = max(16, 1 << max(whole.bit_length() - 4, 0))
+    return -(-whole // step) * step
+
+
+def cut_by_length(lengths: Sequence[float], kept: Sequence[float], budget: int, vocabulary: int) -> list[list[int]]:
+    """Cut sequences into groups that are read in one go, as `dynamics.packing` does tests and prompts.
+
+    Returns:
+        The sequences' indices.
+    """
+    most = budget * _LOGITS_PER_TOKEN // vocabulary
+    groups: list[list[int]] = []
+    tokens = logits = 0.0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        tokens, logits = tokens + lengths[i], logits + kept[i]
+        if not groups or tokens > budget or logits > most:
+            groups.append([])
+            tokens, logits = lengths[i], kept[i]
+        groups[-1].append(i)
+    return groups
+
+
+def batches_of_texts(texts: Sequence[tuple[float, int]], budget: int) -> list[list[tuple[float, int]]]:
+    """Cut texts (tokens of the prompt, most new ones) into what is sampled together, as `dynamics.inputs` does."""
     batches: list[list[tuple[float, int]]] = []
-    for text in sorted(texts):
+    for text in sorted(texts, key=lambda text: text[0]):
         grown = [*batches[-1], text] if batches else [text]
         if batches and len(grown) * (text[0] + max(limit for _, limit in grown)) <= budget:
             batches[-1] = grown
         else:
             batches.append([text])
     return batches
-
-
-def expected_maximum(values: Sequence[float], drawn: int) -> float:
-    """Mean of the largest of `drawn` of the values, drawn with replacement."""
-    n = len(values)
-    return sum(value * ((i / n) ** drawn - ((i - 1) / n) ** drawn) for i, value in enumerate(sorted(values), start=1))
 
 
 # ---------------------------------------------------------------------------------------------------- models on disk
@@ -370,16 +426,20 @@ class Device:
     Attributes:
         tflops: its peak, in 10^12 operations a second.
         utilisation: the share of the peak that is reached.
+        gb_per_s: its memory's bandwidth, in 10^9 bytes a second.
         layer_ms: what each call of a layer costs besides, however little it multiplies; decides for small models.
     """
 
     tflops: float
     utilisation: float
+    gb_per_s: float
     layer_ms: float
 
     def seconds(self, work: Work) -> float:
-        """Return the seconds that the work takes."""
-        return work.flops / (self.tflops * 1e12 * self.utilisation) + work.layer_calls * self.layer_ms / 1000
+        """Return the seconds that the work takes: memory is moved while matrices are multiplied."""
+        multiplied = work.flops / (self.tflops * 1e12 * self.utilisation)
+        moved = work.bytes / (self.gb_per_s * 1e9)
+        return max(multiplied, moved) + work.layer_calls * self.layer_ms / 1000
 
 
 @dataclass(frozen=True)
@@ -462,16 +522,11 @@ class Costs:
                 longest = math.ceil(lengths.longest_reference / per_token) + _SPARE_TOKENS
                 limit = min(dynamics.generation.max_new_tokens, context // 2, longest)
                 texts += [(min(prompt, context - limit), limit) for prompt, _ in tested]
-        step = update(
-            shape,
-            run.batch,
-            expected_maximum([prompt + target for prompt, target in train], run.batch),
-            expected_maximum([target for _, target in train], run.batch) + 1,
-            adapters=dynamics.models[group.model].lora is not None,
-        )
+        adapters = dynamics.models[group.model].lora is not None
         losses = evaluation(shape, tests, dynamics.evaluation_tokens)
-        sampled = sampling(shape, texts, dynamics.generation.batch_tokens)
-        return step.times(run.steps).plus(losses.plus(sampled).times(run.steps + 1))
+        budgets = dynamics.generation.batch_tokens, dynamics.evaluation_tokens
+        measured = losses.plus(sampling(shape, texts, *budgets))
+        return update(shape, train, run.batch, adapters).times(run.steps).plus(measured.times(run.steps + 1))
 
     def _task_lengths(self, task: str, form: str) -> Lengths:
         if (task, form) not in self._lengths:

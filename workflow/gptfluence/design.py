@@ -198,6 +198,9 @@ class Design:
             "optimizer": self.params.dynamics.optimizer.model_dump(),
             "generation": self.params.dynamics.generation.model_dump(),
             "evaluation_tokens": self.params.dynamics.evaluation_tokens,
+            "precision": self.params.dynamics.precision,
+            "compile": self.params.dynamics.compile,
+            "memory_gb": self.params.dynamics.models[model].mem_gb,
             "checkpoint_minutes": self.params.dynamics.checkpoint_minutes,
             "tasks": {task: self.task_file(task) for task in runs[0].train_tasks},
             "metrics": {task: self.params.metrics(task) for task in runs[0].test_tasks},
@@ -454,7 +457,10 @@ def _run_hash(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model:
             "model": model,
             "optimizer": params.dynamics.optimizer.model_dump(),
             "generation": params.dynamics.generation.model_dump(),
-            "evaluation_tokens": params.dynamics.evaluation_tokens,  # padding moves the last bits of a loss
+            # What is computed in one go moves the last bits of a loss.
+            "evaluation_tokens": params.dynamics.evaluation_tokens,
+            "precision": params.dynamics.precision,
+            "compile": params.dynamics.compile,
             "code": code_digest(*DYNAMICS_CODE),
         }
     )

@@ -187,10 +187,11 @@ class Pretraining(Section):
 
 
 class Device(Section):
-    """How fast a device is assumed to be: its peak, the share of it that is reached, the price of calling a layer."""
+    """How fast a device is assumed to be: its peak, the share of it that is reached, its memory, a layer's call."""
 
     tflops: PositiveFloat
     utilisation: Annotated[float, Field(gt=0, le=1)]
+    gb_per_s: PositiveFloat
     layer_ms: Annotated[float, Field(ge=0)]
 
 
@@ -207,6 +208,8 @@ class DynamicsParams(Section):
     init_seed: Seed
     generation_seed: Seed
     evaluation_tokens: PositiveInt
+    precision: Literal["fp32", "bf16"]
+    compile: bool
     checkpoint_minutes: Annotated[float, Field(gt=0)]
     cost: Cost
     optimizer: Optimizer

@@ -44,7 +44,7 @@ def fresh(seed: int = 1) -> Training:
 
 
 def train(training: Training, until: int, scratch: Scratch | None = None) -> None:
-    """Do the updates before step `until`, as `train_run` does."""
+    """Do the updates before step `until`, as `train_gang` does."""
     while training.step < until:
         training.losses[training.step] = training.step
         training.texts[0, training.step] = training.step
@@ -55,7 +55,7 @@ def train(training: Training, until: int, scratch: Scratch | None = None) -> Non
         training.schedule.step()
         training.step += 1
         if scratch:
-            scratch.between_steps()
+            scratch.between_steps(lambda: None)
 
 
 def everything(training: Training) -> list[bytes]:
@@ -384,15 +384,54 @@ def test_run_stopped_at_once_leaves_no_checkpoint() -> None:
     assert "starts anew" in json.loads(PROGRESS.read_text())["message"]
 
 
-def test_half_an_update_is_never_kept() -> None:
-    training, scratch = fresh(), make_scratch()
+@pytest.mark.parametrize("minutes", [1e-9, 10.0], ids=["saved before", "never saved"])
+def test_half_an_update_is_never_kept(minutes: float) -> None:
+    training, scratch = fresh(), make_scratch(minutes)
     scratch.start(training)
     train(training, 2, scratch)
-    with pytest.raises(KeyboardInterrupt), scratch.whole_update():
-        training.model[0].weight.data.zero_()
-        raise KeyboardInterrupt
+    train(training, 3)
+    before = saved_step()
+    training.whole = False
+    training.model[0].weight.data.zero_()
     scratch.stop()
-    assert not CHECKPOINT.exists()
+    assert saved_step() == before == (2 if minutes < 1 else None)
+    told = json.loads(PROGRESS.read_text())
+    assert (told["state"], told["step"]) == ("stopped", 3)
+    assert told["message"].endswith("goes on from step 2" if before else "starts anew")
+
+
+def test_open_scores_are_settled_before_a_checkpoint_and_only_then(clock: Callable[[float], None]) -> None:
+    training, scratch = fresh(), make_scratch(minutes=1.5)
+    scratch.start(training)
+    settled = []
+
+    def settle() -> None:
+        settled.append((training.step, saved_step()))
+        training.texts[1, : training.step] = 100 + training.step
+
+    for step in range(1, STEPS + 1):
+        clock(40)
+        train(training, step)
+        scratch.between_steps(settle)
+    assert settled == [(3, None), (6, 3)]
+    again = fresh()
+    load_checkpoint(CHECKPOINT, again, ORIGIN)
+    assert (again.texts[1, :6] == 106).all() and np.isnan(again.texts[1, 6:]).all()
+    scratch.stop()  # whoever stops a run has settled before
+    assert len(settled) == 2 and saved_step() == STEPS
+
+
+def test_nothing_is_kept_of_scores_that_cannot_be_settled() -> None:
+    training, scratch = fresh(), make_scratch(minutes=1e-9)
+    scratch.start(training)
+    train(training, 1)
+
+    def settle() -> None:
+        raise RuntimeError("the process has ended")
+
+    with pytest.raises(RuntimeError, match="the process has ended"):
+        scratch.between_steps(settle)
+    assert saved_step() is None
 
 
 def test_damaged_checkpoint_costs_only_time(caplog: pytest.LogCaptureFixture) -> None:
@@ -440,6 +479,17 @@ def test_signal_while_a_due_checkpoint_is_written_waits(handlers: None, monkeypa
         scratch = Scratch(RUN, {k: v for k, v in ORIGIN.items() if k not in ("run_id", "hash")}, 1e-9, interruptions)
         scratch.start(training)
         train(training, 1, scratch)
+        pytest.fail("the signal is lost")
+    assert saved_step() == 1
+
+
+def test_signal_while_scores_are_settled_waits_for_the_checkpoint(handlers: None) -> None:
+    training = fresh()
+    with pytest.raises(SystemExit), Interruptions() as interruptions:
+        scratch = Scratch(RUN, {k: v for k, v in ORIGIN.items() if k not in ("run_id", "hash")}, 1e-9, interruptions)
+        scratch.start(training)
+        train(training, 1)
+        scratch.between_steps(lambda: kill(signal.SIGTERM))
         pytest.fail("the signal is lost")
     assert saved_step() == 1
 

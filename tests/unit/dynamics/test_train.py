@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from gptfluence.curricula.draw import draw_curricula, read_curriculum
-from gptfluence.dynamics import train
+from gptfluence.dynamics import models, train
 from gptfluence.dynamics.checkpoints import scratch_files
 from gptfluence.dynamics.train import make_optimizer, train_runs
 from gptfluence.errors import UserError
@@ -144,22 +144,22 @@ def test_interrupted_gang_goes_on_and_keeps_what_is_done(gang: dict[str, Any], m
     for run in gang["runs"]:
         shard(run).unlink()
     MANIFEST.unlink()
-    whole = train.train_run
+    whole = train.write_parquet
 
-    def stop_at_the_second(run: dict[str, Any], *rest: Any) -> Any:
-        if run["run_id"] == "run-2":
+    def stop_at_the_second(path: str, *rest: Any) -> None:
+        if "run-2" in path:
             raise KeyboardInterrupt
-        return whole(run, *rest)
+        whole(path, *rest)
 
-    monkeypatch.setattr(train, "train_run", stop_at_the_second)
+    monkeypatch.setattr(train, "write_parquet", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         train_runs(gang, MANIFEST)
     assert shard(gang["runs"][0]).exists() and not shard(gang["runs"][1]).exists() and not MANIFEST.exists()
 
     trained = []
-    monkeypatch.setattr(train, "train_run", lambda run, *rest: trained.append(run["run_id"]) or whole(run, *rest))
+    monkeypatch.setattr(train, "write_parquet", lambda path, *rest: trained.append(path) or whole(path, *rest))
     train_runs(gang, MANIFEST)
-    assert trained == ["run-2"]
+    assert trained == [gang["runs"][1]["shard"]]
     assert [shard(run).read_bytes() for run in gang["runs"]] == expected
 
 
@@ -252,15 +252,17 @@ KINDS = pytest.mark.parametrize("lora", [None, LORA], ids=["full", "adapters"])
 
 @contextlib.contextmanager
 def at_each_call(act: Callable[[bool], None]) -> Iterator[None]:
-    """Let `act` happen whenever the GPT is called; it is told whether the call is an update's."""
+    """Let `act` happen whenever the GPT is called by a run; it is told whether the call is an update's."""
 
     def hook(module: torch.nn.Module, _: Any) -> None:
         if isinstance(module, GPTNeoXForCausalLM):
-            act(module.training)
+            act(torch.is_grad_enabled())
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(hook)
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(models, "_reads_no_streams", lambda *_: None)  # calls it as well, before any run
+            yield
     finally:
         handle.remove()
 
@@ -443,24 +445,37 @@ def test_unexpected_errors_are_told_apart(
 ) -> None:
     """Out of memory is the user's to mend; of anything else the log has the traceback. Both in the middle of a run."""
     runs = [*gang["runs"], third_run(gang)]
-    errors = {2: torch.OutOfMemoryError("CUDA out of memory.\nDetails"), 5: ZeroDivisionError("a bug\nindeed")}
-    calls = itertools.count()
-    whole = train.update
+    errors = {
+        "run-1": torch.OutOfMemoryError("CUDA out of memory.\nDetails"),
+        "run-2": ZeroDivisionError("a bug\nindeed"),
+    }
+    whole = make_optimizer
 
-    def fail(*arguments: Any) -> None:
-        whole(*arguments)
-        if error := errors.get(next(calls)):
+    def fail(model: torch.nn.Module, *rest: Any) -> Any:
+        """The optimizer of a run that is to fail does so at its third update."""
+        run = started.pop(0)
+        optimizer, schedule = whole(model, *rest)
+        calls = itertools.count(1)
+        optimizer.register_step_pre_hook(lambda *_: raise_(errors.get(run)) if next(calls) == 3 else None)
+        return optimizer, schedule
+
+    def raise_(error: Exception | None) -> None:
+        if error:
             raise error
 
-    monkeypatch.setattr(train, "update", fail)
+    # All three together, then each by itself.
+    started = [run["run_id"] for run in runs] * 2
+    monkeypatch.setattr(train, "make_optimizer", fail)
     with caplog.at_level(logging.INFO), pytest.raises(UserError) as raised:
         train_runs(gang | {"runs": runs}, MANIFEST)
     first, second, third = str(raised.value).splitlines()
     assert first == "2 of 3 runs failed, the others are done:"
     assert second.startswith("  run run-1: out of memory (CUDA out of memory.). Lower dynamics.evaluation_tokens or ")
     assert third == "  run run-2: ZeroDivisionError: a bug (the log says where)"
-    assert "Traceback" in caplog.text and "in fail" in caplog.text
+    assert "3 runs failed together, so each is trained by itself: out of memory" in caplog.text
+    assert "Traceback" in caplog.text and "in raise_" in caplog.text
     assert [shard(run).exists() for run in runs] == [False, False, True]
+    assert [scratch_of(run)[1]["state"] for run in runs[:2]] == ["failed", "failed"]
     assert [scratch_of(run)[1]["step"] for run in runs[:2]] == [2, 2]
 
 

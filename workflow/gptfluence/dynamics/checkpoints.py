@@ -253,8 +253,9 @@ def _restore(training: Training, content: dict[str, Any], file: safe_open) -> No
         if full_name.startswith("optimizer/"):
             _, key, name = full_name.split("/", 2)
             value = tensor(full_name)
-            # AdamW counts its steps on the CPU; the moments lie as their parameter does.
-            place = torch.empty_like(value if key == "step" else trained[name])
+            # The count of steps is one number; the moments lie as their parameter does.
+            like = trained[name]
+            place = torch.empty_like(value, device=like.device) if key == "step" else torch.empty_like(like)
             training.optimizer.state[trained[name]][key] = place.copy_(value)
     for group, rate in zip(training.optimizer.param_groups, content["rates"], strict=True):
         group["lr"] = rate
@@ -313,18 +314,12 @@ class Scratch:
         with self._interruptions.held():
             self._tell("running")
 
-    @contextlib.contextmanager
-    def whole_update(self) -> Iterator[None]:
-        """Count the block as the run's next update; a signal that arrives in it waits for its end."""
-        assert self._training is not None
-        with self._interruptions.held():
-            self._training.whole = False
-            yield
-            self._training.step += 1
-            self._training.whole = True
+    def between_steps(self, settle: Callable[[], None]) -> None:
+        """Write what is due; most often that is nothing, and costs a look at the clock.
 
-    def between_steps(self) -> None:
-        """Write what is due; most often that is nothing, and costs a look at the clock."""
+        Args:
+            settle: called before a checkpoint is written, so that all before `step` is known.
+        """
         self._interruptions.check()
         now = time.monotonic()
         if now >= self._next_telling:
@@ -332,6 +327,7 @@ class Scratch:
                 self._tell("running")
         if now >= self._next_save:
             with self._interruptions.held():
+                settle()
                 self._save()
 
     def stop(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from gptfluence.dynamics import packing
 from gptfluence.errors import UserError
 from gptfluence.io import check_digests
 
@@ -29,7 +30,7 @@ def load_model(spec: dict[str, Any], device: torch.device) -> tuple[PreTrainedMo
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
         weights = {} if spec["source"] == "gguf" else {"use_safetensors": True}
         model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, trust_remote_code=False, **weights, **options
+            name, dtype=torch.float32, trust_remote_code=False, attn_implementation=packing.NAME, **weights, **options
         )
     except (OSError, ValueError, KeyError, IndexError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
@@ -40,12 +41,36 @@ def load_model(spec: dict[str, Any], device: torch.device) -> tuple[PreTrainedMo
             ) from None
         raise UserError(f"model {name}: cannot be loaded: {reason[:300]}") from None
     known = inspect.signature(model.forward).parameters
-    missing = {"position_ids", "logits_to_keep", "past_key_values"} - known.keys()
+    missing = {"position_ids", "logits_to_keep"} - known.keys()
     if missing:
         raise UserError(f"model {name}: its class takes no {', '.join(sorted(missing))}, so it cannot be used")
     if tokenizer.eos_token_id is None:
         raise UserError(f"model {name}: its tokenizer has no end-of-text token, which every target ends with")
-    return model.to(device), tokenizer
+    model = model.to(device)
+    if why := _reads_no_streams(model, device):
+        raise UserError(f"model {name}: {why}")
+    return model, tokenizer
+
+
+@torch.no_grad()
+def _reads_no_streams(model: PreTrainedModel, device: torch.device) -> str | None:
+    """Say why a model cannot read sequences one behind the other: each must give what it gives by itself."""
+    model.eval()
+    sequences = [[1, 2, 3, 4, 5], [3, 1, 2], [2, 2, 4, 1]]
+    pairs = [(tokens, [0]) for tokens in sequences]
+    try:
+        together = packing.read(model, packing.Stream.of([packing.Pack.of(pairs, range(3))], device))
+        model.set_attn_implementation("eager")
+        alone = torch.stack([model(input_ids=torch.tensor([s], device=device)).logits[0, -1] for s in sequences])
+    except UserError as error:
+        return str(error)
+    except Exception as error:
+        return f"its class cannot be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    finally:
+        model.set_attn_implementation(packing.NAME)
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * alone.abs().max().item()):
+        return "its class mixes sequences that stand one behind the other, so it cannot be used"
+    return None
 
 
 def add_adapters(model: PreTrainedModel, lora: dict[str, Any] | None) -> torch.nn.Module:
@@ -65,6 +90,13 @@ def add_adapters(model: PreTrainedModel, lora: dict[str, Any] | None) -> torch.n
         return get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"lora.targets {list(lora['targets'])}: {' '.join(str(error).split())[:300]}") from None
+
+
+def compile_layers(model: torch.nn.Module) -> None:
+    """Have each block of the model compiled when it is first called; the blocks are alike, so that happens once."""
+    blocks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList)]
+    for block in blocks[0] if blocks else [model]:
+        block.compile(dynamic=True)
 
 
 def context_length(spec: dict[str, Any], model: torch.nn.Module) -> int:
