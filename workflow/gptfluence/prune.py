@@ -10,17 +10,22 @@ from gptfluence.adopt import FOLDERS
 from gptfluence.design import Design
 
 SCRATCH = "data/scratch"
+TOKENS = "data/tokens"
 _DAY = 24 * 60 * 60
 
 
 def former_files(design: Design) -> list[Path]:
-    """Return what stands in the folders of digest-named files and is not of the plan; scratch of its runs is."""
+    """Return what stands in the folders of digest-named files and is not of the plan, nor of its runs and tasks."""
     planned = {Path(file) for files in design.stages.values() for file in files}
     runs = {f"{run.run_id}.{run.hash}" for run in design.runs.values()}
-    found = [path for folder in FOLDERS if Path(folder).is_dir() for path in sorted(Path(folder).iterdir())]
-    scratch = sorted(Path(SCRATCH).iterdir()) if Path(SCRATCH).is_dir() else []
+    tasks = {Path(file).stem for file in design.stages["tasks"]}
+    found, scratch, tokens = (
+        [path for folder in folders if Path(folder).is_dir() for path in sorted(Path(folder).iterdir())]
+        for folders in (FOLDERS, [SCRATCH], [TOKENS])
+    )
     former = [path for path in found if path not in planned and path.name != ".gitignore"]
     former += [path for path in scratch if path.stem not in runs]
+    former += [path for path in tokens if path.name.rsplit(".", 2)[0] not in tasks]
     # A hidden file is being written, or was when its job was killed: then it is not young.
     return [p for p in former if not p.name.startswith(".") or time.time() - p.stat().st_mtime > _DAY]
 

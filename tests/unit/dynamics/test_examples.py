@@ -4,7 +4,8 @@ import copy
 from pathlib import Path
 
 import pytest
-from gptfluence.dynamics.examples import encode, encode_prompt
+from encoded import encode
+from gptfluence.dynamics.examples import encode_prompt
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 

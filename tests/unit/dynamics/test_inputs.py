@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from gptfluence.dynamics.examples import encode
+from encoded import encode
 from gptfluence.dynamics.inputs import Inputs, Text, batch_tokens, batches_of_texts
 from gptfluence.io import read_parquet, write_parquet
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ def tokenizer(model_folder: Path) -> PreTrainedTokenizerBase:
 
 
 def make_inputs(spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, context: int = 96) -> Inputs:
-    return Inputs(spec, tokenizer, context, len(tokenizer), CPU)
+    return Inputs(spec, lambda: tokenizer, context, len(tokenizer), CPU)
 
 
 def rows_of(spec: dict[str, Any], task: str, part: str, form: str = "instruction") -> list[dict[str, Any]]:

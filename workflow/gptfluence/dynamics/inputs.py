@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from gptfluence.dynamics.examples import Encoded, encode, encode_prompt
-from gptfluence.dynamics.packing import Stream, pack_by_length, pack_examples
-from gptfluence.io import read_parquet
+from gptfluence.dynamics.examples import Encoded, Tokenizer, cut
+from gptfluence.dynamics.packing import Pack, Stream, pack_by_length, pack_examples
+from gptfluence.dynamics.tokens import tokenised
 
 LOG = logging.getLogger("gptfluence")
 
@@ -58,7 +55,7 @@ class Inputs:
     def __init__(
         self,
         spec: dict[str, Any],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Callable[[], Tokenizer],
         context: int,
         vocabulary: int,
         device: torch.device,
@@ -66,36 +63,40 @@ class Inputs:
         run = spec["runs"][0]
         form = "plain" if run["scenario"] == "fine_tuning" else "instruction"
         self.device = device
-        self.end: int = tokenizer.eos_token_id
         self.train: dict[tuple[str, int], Encoded] = {}
         self.tests: list[tuple[str, int]] = []
         self.texts: list[Text] = []
         encoded_tests: list[Encoded] = []
-        rows = {task: _read_task(spec["tasks"][task], form).to_pylist() for task in run["train_tasks"]}
+        tasks = {task: tokenised(spec["model"], spec["tasks"][task], form, tokenizer) for task in run["train_tasks"]}
+        self.end = tasks[run["train_tasks"][0]].end
         drawn_from = {other["pool"] for other in spec["runs"]}
+
+        def encoded(row: dict[str, Any]) -> Encoded:
+            return cut(row["prompt"], row["target"], self.end, context)
+
         for task in run["train_tasks"]:
-            for row in rows[task]:
+            for row in tasks[task].rows:
                 if row["part"] in drawn_from:
-                    self.train[task, row["example"]] = encode(tokenizer, row["prompt"], row["target"], context)
+                    self.train[task, row["example"]] = encoded(row)
         for task in run["test_tasks"]:
-            tests = [row for row in rows[task] if row["part"] == "test"]
-            encoded = [encode(tokenizer, row["prompt"], row["target"], context) for row in tests]
+            tests = [row for row in tasks[task].rows if row["part"] == "test"]
             metrics = tuple(spec["metrics"][task])
             if "bleu" in metrics or "rouge_l" in metrics:
-                limit = _limit(tokenizer, tests, min(spec["generation"]["max_new_tokens"], context // 2))
+                longest = max(row["longest_reference"] for row in tests) + _SPARE_TOKENS
+                limit = min(spec["generation"]["max_new_tokens"], context // 2, longest)
                 self.texts += [
                     Text(
                         row=len(encoded_tests) + i,
                         task=task,
                         example=row["example"],
-                        prompt=tuple(encode_prompt(tokenizer, row["prompt"])[-(context - limit) :]),
+                        prompt=tuple(row["prompt"][-(context - limit) :]),
                         references=tuple(row["references"]),
                         metrics=metrics,
                         limit=limit,
                     )
                     for i, row in enumerate(tests)
                 ]
-            encoded_tests += encoded
+            encoded_tests += map(encoded, tests)
             self.tests += [(task, row["example"]) for row in tests]
         self.text_batches = batches_of_texts(self.texts, spec["generation"]["batch_tokens"])
         examples = [*self.train.values(), *encoded_tests]
@@ -112,7 +113,7 @@ class Inputs:
         self._streams: dict[tuple[int, int], Stream] = {}
 
         def decoded(tokens: tuple[int, ...]) -> str:
-            return tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            return tokenizer().decode(tokens, skip_special_tokens=True).strip()
 
         # Between two steps most samples stay what they were.
         self.decode = functools.lru_cache(maxsize=1 << 16)(decoded)
@@ -123,7 +124,7 @@ class Inputs:
             self._streams[pack, runs] = Stream.of([self.packs[pack]] * runs, self.device)
         return self._streams[pack, runs]
 
-    def train_pack(self, keys: Sequence[tuple[str, int]]) -> Any:
+    def train_pack(self, keys: Sequence[tuple[str, int]]) -> Pack:
         """Return training examples, by task and number, as one pack."""
         return pack_examples([self.train[key] for key in keys])
 
@@ -147,14 +148,3 @@ def batches_of_texts(texts: Sequence[Text], budget: int) -> list[list[Text]]:
 def batch_tokens(batch: Sequence[Text]) -> int:
     """Return the most tokens that the texts of a batch may hold, each filled up to the longest."""
     return len(batch) * (max(len(text.prompt) for text in batch) + max(text.limit for text in batch))
-
-
-def _limit(tokenizer: PreTrainedTokenizerBase, tests: list[dict[str, Any]], most: int) -> int:
-    references = [reference for row in tests for reference in row["references"]]
-    lengths = [len(ids) for ids in tokenizer(references, add_special_tokens=False)["input_ids"]]
-    return min(most, max(lengths) + _SPARE_TOKENS)
-
-
-def _read_task(path: str, form: str) -> pa.Table:
-    table = read_parquet(path, columns=["part", "example", "format", "prompt", "target", "references"])
-    return table.filter(pc.equal(table["format"], form))

@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gptfluence.dynamics import packing
 from gptfluence.errors import UserError
 from gptfluence.io import check_digests
 
 
-def load_model(spec: dict[str, Any], device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model in fp32 and its tokenizer.
+def load_model(spec: dict[str, Any], device: torch.device) -> PreTrainedModel:
+    """Load a model in fp32.
 
     Args:
         spec: a row of ``dynamics.models`` with, for the world's own models, the ``folder`` of the pre-trained weights.
 
     Raises:
-        UserError: the model is missing, has no safetensors weights, no end-of-text token, or the hub is out of reach.
+        UserError: the model is missing, has no safetensors weights, cannot read streams, or the hub is out of reach.
     """
+    from transformers import AutoModelForCausalLM
+
     name, options = _location(spec)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
-        weights = {} if spec["source"] == "gguf" else {"use_safetensors": True}
+    weights = {} if spec["source"] == "gguf" else {"use_safetensors": True}
+    with _loading(spec, name):
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, trust_remote_code=False, attn_implementation=packing.NAME, **weights, **options
         )
+    known = inspect.signature(model.forward).parameters
+    missing = {"position_ids", "logits_to_keep"} - known.keys()
+    if missing:
+        raise UserError(f"model {name}: its class takes no {', '.join(sorted(missing))}, so it cannot be used")
+    model = model.to(device)
+    if why := _reads_no_streams(model, device):
+        raise UserError(f"model {name}: {why}")
+    return model
+
+
+def load_tokenizer(spec: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer.
+
+    Raises:
+        UserError: it is missing, has no end-of-text token, or the hub is out of reach.
+    """
+    from transformers import AutoTokenizer
+
+    name, options = _location(spec)
+    with _loading(spec, name):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model {name}: its tokenizer has no end-of-text token, which every target ends with")
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _loading(spec: dict[str, Any], name: str) -> Iterator[None]:
+    """Turn the library's many errors into one sentence."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, IndexError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         if spec["source"] == "hub":
@@ -40,16 +74,6 @@ def load_model(spec: dict[str, Any], device: torch.device) -> tuple[PreTrainedMo
                 f"download it elsewhere and use source: folder. The reason given: {reason[:300]}"
             ) from None
         raise UserError(f"model {name}: cannot be loaded: {reason[:300]}") from None
-    known = inspect.signature(model.forward).parameters
-    missing = {"position_ids", "logits_to_keep"} - known.keys()
-    if missing:
-        raise UserError(f"model {name}: its class takes no {', '.join(sorted(missing))}, so it cannot be used")
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"model {name}: its tokenizer has no end-of-text token, which every target ends with")
-    model = model.to(device)
-    if why := _reads_no_streams(model, device):
-        raise UserError(f"model {name}: {why}")
-    return model, tokenizer
 
 
 @torch.no_grad()

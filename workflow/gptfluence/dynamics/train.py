@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import logging
 import os
@@ -28,7 +29,14 @@ from gptfluence.dynamics.collect import Settings, Trainee, train_gang
 from gptfluence.dynamics.gangs import Gang, can_join, gang_width
 from gptfluence.dynamics.generate import Sampling
 from gptfluence.dynamics.inputs import Inputs
-from gptfluence.dynamics.models import add_adapters, compile_layers, context_length, load_model, pick_device
+from gptfluence.dynamics.models import (
+    add_adapters,
+    compile_layers,
+    context_length,
+    load_model,
+    load_tokenizer,
+    pick_device,
+)
 from gptfluence.dynamics.text_metrics import Scorer
 from gptfluence.errors import UserError
 from gptfluence.identity import DYNAMICS_CODE, code_digest, module_digests
@@ -96,7 +104,8 @@ class _Job:
 
     def __init__(self, spec: dict[str, Any], device: torch.device, scorer: Scorer | None) -> None:
         self._spec, self._device, self._scorer = spec, device, scorer
-        self._base, tokenizer = load_model(spec["model"], device)
+        self._base = load_model(spec["model"], device)
+        tokenizer = functools.cache(lambda: load_tokenizer(spec["model"]))
         vocabulary = self._base.config.vocab_size
         self._inputs = Inputs(spec, tokenizer, context_length(spec["model"], self._base), vocabulary, device)
         generation = spec["generation"]
