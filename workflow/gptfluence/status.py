@@ -507,8 +507,9 @@ def _cost_lines(status: Status) -> list[str]:
         device = status.devices[kind]
         lines.append(
             _wrapped(
-                f"modelled, {kind.upper()}: operations / ({device.tflops:g} TFLOPS x {device.utilisation:g}) + "
-                f"{device.layer_ms:g} ms each time that a layer is called; assumed, not measured (dynamics.cost)"
+                f"modelled, {kind.upper()}: operations / ({device.tflops:g} TFLOPS x {device.utilisation:g}), or bytes "
+                f"/ {device.gb_per_s:g} GB/s where that is longer, + {device.layer_ms:g} ms each time that a layer is "
+                "called; assumed, not measured (dynamics.cost)"
             )
         )
     if status.assumed_lengths and any(row.flops_left for row in status.rows):

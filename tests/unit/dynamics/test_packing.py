@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -299,6 +300,13 @@ def test_attention_of_a_sequence_is_its_own() -> None:
             together = [*others[:place], (parts, weight), *others[place:]]
             found = attend([part for part, _ in together], [w for _, w in together])[place]
             assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, alone, strict=True))
+
+
+def test_sequences_are_filled_up_to_like_lengths_only() -> None:
+    attention = CausalAttention(np.array(LENGTHS), CPU)
+    buckets = Counter(map(bucket_length, LENGTHS))
+    assert sorted(attention.shapes) == sorted((count, length) for length, count in buckets.items())
+    assert len(buckets) > 3 and attention.longest == max(LENGTHS)
 
 
 def test_window_is_allowed_only_where_it_hides_nothing() -> None:

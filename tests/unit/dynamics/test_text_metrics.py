@@ -126,8 +126,8 @@ def wait_for_the_end(number: int) -> None:
 def test_scorer_ends_with_its_context() -> None:
     with Scorer() as scorer:
         assert is_alive(scorer._process.pid)
-        scorer.ask([("blue boats", REFERENCES)])  # nobody waits for the answer
-    assert scorer._process.returncode is not None and not is_alive(scorer._process.pid)
+        scorer.ask([(f"blue boats {i}", REFERENCES) for i in range(10_000)])  # nobody waits for the answer
+    assert scorer._process.returncode == -signal.SIGKILL and not is_alive(scorer._process.pid)
     with pytest.raises(ZeroDivisionError), Scorer() as scorer:
         raise ZeroDivisionError
     assert not is_alive(scorer._process.pid)
@@ -136,10 +136,10 @@ def test_scorer_ends_with_its_context() -> None:
 PARENT = """
 import sys
 from gptfluence.dynamics.text_metrics import Scorer
-if {ignores}:
+if {stays}:
     import signal
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)  # which no other process inherits
 with Scorer() as scorer:
     if {warm}:
         scorer.ask([("blue boats", ("blue boats",))])
@@ -152,10 +152,10 @@ with Scorer() as scorer:
 
 
 @contextmanager
-def parent(warm: bool, ignores: bool = False) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def parent(warm: bool, stays: bool = False) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Start a process that has a scorer, in a group of their own; yield it and the scorer's number."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(warm=warm, ignores=ignores)],
+        [sys.executable, "-c", PARENT.format(warm=warm, stays=stays)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -181,7 +181,7 @@ def test_scorer_ends_when_what_started_it_is_killed(warm: bool) -> None:
 
 def test_signals_to_the_group_do_not_end_it() -> None:
     """The one that trains still needs the last answer."""
-    with parent(warm=True, ignores=True) as (process, scorer):
+    with parent(warm=True, stays=True) as (process, scorer):
         assert process.stdin and process.stdout
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             os.killpg(process.pid, number)
@@ -211,6 +211,14 @@ def test_killed_scorer_is_named_when_it_should_answer() -> None:
         scorer.ask([("blue boats", REFERENCES)])
         kill(scorer)
         scorer.answers()
+
+
+def test_what_is_known_needs_no_process() -> None:
+    texts = [("blue boats", REFERENCES), ("old boats", REFERENCES)]
+    with Scorer() as scorer:
+        known = scores(scorer, texts)
+        kill(scorer)
+        np.testing.assert_array_equal(scores(scorer, texts[::-1]), known[:, ::-1])
 
 
 def test_scorer_killed_in_the_middle_of_its_answer_is_named() -> None:

@@ -193,6 +193,22 @@ def test_truncated_examples_are_counted(gang: dict[str, Any], caplog: pytest.Log
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "tolerance"), [({"precision": "bf16"}, 0.05), ({"compile": True}, 1e-4)])
+def test_other_arithmetic_gives_nearly_the_same_losses(
+    gang: dict[str, Any], changes: dict[str, Any], tolerance: float
+) -> None:
+    run = gang["runs"][0]
+    gang |= {"runs": [run], "metrics": {"yesno": ["loss"], "text": ["loss"]}}
+    train_runs(gang, MANIFEST)
+    plain = column(run, "loss")
+    shard(run).unlink()
+    train_runs(gang | changes, MANIFEST)
+    np.testing.assert_allclose(column(run, "loss"), plain, rtol=tolerance)
+    assert (column(run, "loss") != plain).any()
+    assert read_provenance(shard(run)).items() >= changes.items()
+
+
 def test_small_batches_of_texts_give_the_same_samples(gang: dict[str, Any]) -> None:
     train_runs(gang, MANIFEST)
     whole = column(gang["runs"][0], "rouge_l")

@@ -21,6 +21,7 @@ from gptfluence.dynamics.packing import Reader, Stream, read
 
 # Weights, gradients and AdamW's two moments in fp32.
 _BYTES_OF_A_PARAMETER = 16
+_BYTES_OF_A_FROZEN_ONE = 4  # beside which adapters are next to nothing
 
 
 class Gang:
@@ -49,8 +50,9 @@ class Gang:
             return functools.partial(read, self._models[0])
 
         def read_together(stream: Stream) -> torch.Tensor:
+            sizes = {sum(sizes): sizes for sizes in (stream.logits_of, stream.tokens_of)}
             for part in self._parts:
-                part.choose(members, stream)
+                part.choose(members, sizes)
             return read(self._skeleton, stream)
 
         return read_together
@@ -65,10 +67,9 @@ class _Parts(torch.nn.Module):
         if isinstance(weight := getattr(layers[0], "weight", None), torch.Tensor):
             object.__setattr__(self, "weight", weight)  # some models look at its type or device
 
-    def choose(self, members: Sequence[int], stream: Stream) -> None:
-        """Say whose layers work next, and on what."""
-        self._chosen = [self._layers[i] for i in members]
-        self._sizes = {sum(sizes): sizes for sizes in (stream.logits_of, stream.tokens_of)}
+    def choose(self, members: Sequence[int], sizes: dict[int, tuple[int, ...]]) -> None:
+        """Say whose layers work next, and how inputs of each length are shared out among them."""
+        self._chosen, self._sizes = [self._layers[i] for i in members], sizes
 
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
         """Take and return [1, n, ...], or tuples of such."""
@@ -108,7 +109,7 @@ def _join(models: Sequence[torch.nn.Module]) -> tuple[torch.nn.Module, list[_Par
 
 def can_join(model: PreTrainedModel, lora: dict[str, Any] | None) -> bool:
     """Whether runs of the model can be computed as one: not where training draws random numbers, which are a run's."""
-    if lora is not None and lora["dropout"] > 0:
+    if lora is not None and (lora["dropout"] > 0 or _adapts_embeddings(model, lora)):
         return False
     if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()):
         return False
@@ -118,7 +119,14 @@ def can_join(model: PreTrainedModel, lora: dict[str, Any] | None) -> bool:
                    for key, value in settings if not key.startswith(heads))  # fmt: skip
 
 
-def gang_width(model: PreTrainedModel, memory_gb: float) -> int:
+def _adapts_embeddings(model: PreTrainedModel, lora: dict[str, Any]) -> bool:
+    """Whether adapters are no layers of their own, but parameters of another: peft's of embeddings."""
+    embeddings = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
+    return any(name.rpartition(".")[2] == target for name in embeddings for target in lora["targets"])
+
+
+def gang_width(model: PreTrainedModel, lora: dict[str, Any] | None, memory_gb: float) -> int:
     """Return how many runs are computed as one: as many as half of the memory holds; the rest is for what they read."""
-    size = sum(parameter.numel() for parameter in model.parameters()) * _BYTES_OF_A_PARAMETER
+    each = _BYTES_OF_A_PARAMETER if lora is None else _BYTES_OF_A_FROZEN_ONE
+    size = sum(parameter.numel() for parameter in model.parameters()) * each
     return max(1, int(memory_gb * 1e9 / 2 / size))

@@ -16,7 +16,8 @@ import torch
 from gptfluence.dynamics.packing import Attention, Pack, Reader, Stream, cut_by_length, within_budget
 from gptfluence.randomness import named_generator
 
-_LIKELIEST = 64
+# How many of the likeliest tokens are looked at, until they are the nucleus: to sort them all takes long.
+_LIKELIEST = (16, 256)
 # Texts that have ended are computed on until they are one in so many of those held: to let them go costs a copy.
 _STAY = 8
 
@@ -44,7 +45,7 @@ def choose_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
     chosen = chosen[:, 0]
     # Most often the likeliest token alone is the nucleus; seldom is it not among the likeliest few.
     open_ = (1 / total[:, 0] < top_p).nonzero()[:, 0]
-    for size in (min(_LIKELIEST, logits.shape[1]), logits.shape[1]):
+    for size in (*(size for size in _LIKELIEST if size < logits.shape[1]), logits.shape[1]):
         if not len(open_):
             break
         value, token = logits[open_].topk(size, dim=-1)

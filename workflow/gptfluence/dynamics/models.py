@@ -110,6 +110,10 @@ def add_adapters(model: PreTrainedModel, lora: dict[str, Any] | None) -> torch.n
         target_modules=list(lora["targets"]),
         task_type="CAUSAL_LM",
     )
+    names = [name.split(".") for name, _ in model.named_modules()]
+    unknown = [target for target in lora["targets"] if not any(parts[-1] == target for parts in names)]
+    if unknown:
+        raise UserError(f"lora.targets {unknown}: the model has no layers of that name")
     try:
         return get_peft_model(model, config)
     except ValueError as error:

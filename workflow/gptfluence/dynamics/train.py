@@ -128,7 +128,7 @@ class _Job:
 
     def train(self, runs: Sequence[dict[str, Any]], interruptions: Interruptions) -> None:
         """Train runs to their shards; one that fails costs none of the others."""
-        width = gang_width(self._base, self._memory_gb()) if self._joined else 1
+        width = gang_width(self._base, self._spec["model"]["lora"], self._memory_gb()) if self._joined else 1
         for first in range(0, len(runs), width):
             gang = runs[first : first + width]
             last = first + width >= len(runs)
@@ -240,7 +240,7 @@ def start_training(
 
 
 def _versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "tokenizers", "sacrebleu", "rouge-score")
+    packages = ("torch", "transformers", "tokenizers", "peft", "sacrebleu", "rouge-score")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
