@@ -22,7 +22,7 @@ VOCABULARY = 101
 def tiny(kind: str, seed: int = 1, **changes: Any) -> PreTrainedModel:
     """A random GPT whose weights are large enough for every token to count. Llama's key heads serve two heads each.
 
-    No size is a multiple of how many numbers the processor takes at once: the last few have other neighbours in company.
+    No size is a multiple of how many numbers the processor takes at once: the last few are others in company.
     """
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"max_position_embeddings": 96, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 0}
