@@ -13,7 +13,7 @@ from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.gangs import Gang, can_join, gang_width
 from gptfluence.dynamics.models import add_adapters
 from gptfluence.dynamics.packing import NAME, Pack, Reader, Stream, mean_losses, pack_examples, read, token_losses
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MixtralConfig, PreTrainedModel
 
 CPU = torch.device("cpu")
 VOCABULARY = 101
@@ -24,7 +24,7 @@ def tiny(kind: str, seed: int = 1, **changes: Any) -> PreTrainedModel:
 
     No size is a multiple of how many numbers the processor takes at once: the last few are others in company.
     """
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"max_position_embeddings": 96, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 0}
     config, own = {
         "neox": (GPTNeoXConfig, {"intermediate_size": 50, "tie_word_embeddings": True}),
@@ -37,9 +37,8 @@ def tiny(kind: str, seed: int = 1, **changes: Any) -> PreTrainedModel:
 
 def adapted(seed: int) -> torch.nn.Module:
     """Adapters that have learned something: as they begin, one of their matrices is zero."""
-    model = add_adapters(
-        tiny("llama", seed), {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "down_proj"]}
-    )
+    lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "down_proj"]}
+    model = add_adapters(tiny("llama", seed, intermediate_size=64), lora)
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter)
@@ -47,6 +46,7 @@ def adapted(seed: int) -> torch.nn.Module:
 
 
 MAKERS = {kind: functools.partial(tiny, kind) for kind in ("neox", "llama", "gpt2")} | {"adapters": adapted}
+MAKERS["heads of 10"] = functools.partial(tiny, "neox", hidden_size=40)
 KINDS = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
@@ -98,6 +98,19 @@ def test_training_together_is_training_alone_bit_for_bit(make: Callable[[int], t
             assert identical(trained(together[i]), trained(apart[i]))
     for model, weights in zip(together, before, strict=True):
         assert not any(torch.equal(new, old) for new, old in zip(trained(model), weights, strict=True))
+
+
+@KINDS
+def test_one_as_a_gang_is_the_model_as_it_is(make: Callable[[int], torch.nn.Module]) -> None:
+    """But for the order of sums."""
+    model, stream = make(1), Stream.of([some_pack(np.random.default_rng(6), 5)], CPU)
+    found = []
+    for reader in (Gang([model]).reader([0]), Gang([model], joined=False).reader([0]), functools.partial(read, model)):
+        losses = token_losses(reader, stream)
+        found.append([losses.detach(), *torch.autograd.grad(losses.mean(), trained(model))])
+    for joined, as_it_is, plain in zip(*found, strict=True):
+        assert torch.equal(as_it_is, plain)
+        torch.testing.assert_close(joined, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
 
 
 @KINDS
@@ -166,11 +179,9 @@ def test_half_of_the_memory_is_for_weights_gradients_and_moments() -> None:
     model = tiny("llama")
     each = 16e-9 * model.num_parameters()  # GB
     for runs in (1, 2, 5, 40):
-        assert gang_width(model, None, 2 * each * (runs + 0.01)) == runs
-        assert gang_width(model, None, 2 * each * (runs - 0.01)) == max(1, runs - 1)
-    assert gang_width(model, None, 0.0) == 1
-    lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj"]}
-    assert gang_width(model, lora, 2 * each * 5.01) == 20  # frozen weights alone: a quarter
+        assert gang_width(model, 2 * each * (runs + 0.01)) == runs
+        assert gang_width(model, 2 * each * (runs - 0.01)) == max(1, runs - 1)
+    assert gang_width(model, 0.0) == 1
 
 
 @pytest.mark.parametrize(
@@ -185,15 +196,27 @@ def test_half_of_the_memory_is_for_weights_gradients_and_moments() -> None:
     ],
 )
 def test_run_that_draws_random_numbers_is_computed_by_itself(kind: str, setting: str) -> None:
-    assert can_join(tiny(kind), None)
-    assert not can_join(tiny(kind, **{setting: 0.1}), None)
+    assert can_join(tiny(kind), None, CPU)
+    assert not can_join(tiny(kind, **{setting: 0.1}), None, CPU)
 
 
-def test_adapters_that_draw_random_numbers_are_computed_by_themselves() -> None:
-    lora = {"rank": 2, "alpha": 4, "dropout": 0.1, "targets": ["q_proj"]}
-    assert not can_join(tiny("llama"), lora)
-    assert can_join(tiny("llama"), lora | {"dropout": 0.0})
-    assert not can_join(tiny("llama"), lora | {"dropout": 0.0, "targets": ["q_proj", "embed_tokens"]})
+def test_adapters_are_computed_by_themselves() -> None:
+    assert not can_join(tiny("llama"), {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj"]}, CPU)
+
+
+def test_class_whose_layers_take_other_things_is_computed_run_by_run() -> None:
+    """A router sends each token to its own experts: no layer sees a run's tokens one behind the other."""
+    config = MixtralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+        sliding_window=None,
+    )
+    assert not can_join(AutoModelForCausalLM.from_config(config, attn_implementation=NAME).eval(), None, CPU)
 
 
 @pytest.mark.parametrize(
@@ -202,4 +225,4 @@ def test_adapters_that_draw_random_numbers_are_computed_by_themselves() -> None:
 def test_dropout_of_heads_that_are_not_there_counts_for_nothing(kind: str, setting: str) -> None:
     model = tiny(kind, **{setting: 0.1})
     assert model.config.to_dict()[setting] == 0.1
-    assert can_join(model, None)
+    assert can_join(model, None, CPU)

@@ -114,8 +114,19 @@ MIXES = "its class mixes sequences that stand one behind the other, so it cannot
         ("mamba", {"hidden_size": 32, "num_hidden_layers": 2}, "its class takes no position_ids, so it cannot be used"),
         ("codegen", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}, MIXES),  # an attention of its own
         ("bamba", GROUPED | {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8}, MIXES),  # a state
-        ("stablelm", GROUPED, "its class cannot be used: TypeError: .+"),  # passes nothing on to the attention
+        (
+            "stablelm",
+            GROUPED,
+            "its layers do not tell the attention which sequences there are, so it cannot be used",
+        ),  # passes nothing on to the attention
         ("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}, "cannot be loaded: .+"),
+        (
+            "phi3",
+            GROUPED
+            | {"original_max_position_embeddings": 32, "max_position_embeddings": 96}
+            | {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}},
+            "its positions depend on how much is read at once, so it cannot be used",
+        ),
         ("gemma2", GROUPED | {"head_dim": 8}, "its attention has a soft cap or sinks, which is not supported"),
         (
             "mistral",
@@ -123,7 +134,7 @@ MIXES = "its class mixes sequences that stand one behind the other, so it cannot
             "its attention reaches back 4 tokens only: set dynamics.models.+",
         ),
     ],
-    ids=["mamba", "codegen", "bamba", "stablelm", "gptj", "gemma2", "mistral"],
+    ids=["mamba", "codegen", "bamba", "stablelm", "gptj", "phi3", "gemma2", "mistral"],
 )
 def test_class_that_cannot_read_streams_is_refused(
     make_folder: Callable[..., str], kind: str, settings: dict[str, Any], why: str

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from gptfluence.dynamics.packing import Reader, Stream, read
+from gptfluence.dynamics.packing import Pack, Reader, Stream, read
+
+LOG = logging.getLogger("gptfluence")
+
+_ALIGNMENT = 64  # bytes; of all tensors on the CPU
 
 # Weights, gradients and AdamW's two moments in fp32.
 _BYTES_OF_A_PARAMETER = 16
-_BYTES_OF_A_FROZEN_ONE = 4  # beside which adapters are next to nothing
 
 
 class Gang:
@@ -84,7 +88,9 @@ class _Parts(torch.nn.Module):
         return _cat(results)
 
     def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return x.split(self._sizes[x.shape[1]], 1)
+        parts = x.split(self._sizes[x.shape[1]], 1)
+        # A part begins where a tensor of its own would: some products of matrices depend on that in their last bits.
+        return tuple(part.clone() if part.is_cpu and part.data_ptr() % _ALIGNMENT else part for part in parts)
 
 
 def _cat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -107,26 +113,35 @@ def _join(models: Sequence[torch.nn.Module]) -> tuple[torch.nn.Module, list[_Par
     return skeleton, parts
 
 
-def can_join(model: PreTrainedModel, lora: dict[str, Any] | None) -> bool:
-    """Whether runs of the model can be computed as one: not where training draws random numbers, which are a run's."""
-    if lora is not None and (lora["dropout"] > 0 or _adapts_embeddings(model, lora)):
+def can_join(model: PreTrainedModel, lora: dict[str, Any] | None, device: torch.device) -> bool:
+    """Whether runs of the model can be computed as one.
+
+    Not where training draws random numbers, which are a run's; nor adapters, whose models are large and whose narrow
+    layers give other last bits beside others; nor a class whose layers take more than the tokens of a stream.
+    """
+    if lora is not None or _draws_in_training(model):
         return False
+    pack = Pack.of([((1, 2, 3), (4, 5)), ((3,), (1, 2))], range(2))
+    with torch.no_grad():
+        alone = read(model, Stream.of([pack], device))
+        try:
+            together = Gang([model, model]).reader([0, 1])(Stream.of([pack, pack], device))
+        except Exception as error:  # whatever it is, such a class can be computed run by run
+            LOG.info("runs are computed one by one: %s: %s", type(error).__name__, error)
+            return False
+    return torch.allclose(together, torch.cat([alone, alone]), rtol=1e-4, atol=1e-4 * alone.abs().max().item())
+
+
+def _draws_in_training(model: PreTrainedModel) -> bool:
     if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()):
-        return False
+        return True
     heads = ("classifier", "summary")  # of other models than these
-    settings = model.config.to_dict().items()
-    return not any("drop" in key and isinstance(value, float) and value > 0
-                   for key, value in settings if not key.startswith(heads))  # fmt: skip
+    rates = [value for key, value in model.config.to_dict().items()
+             if ("drop" in key or "jitter" in key) and not key.startswith(heads)]  # fmt: skip
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
-def _adapts_embeddings(model: PreTrainedModel, lora: dict[str, Any]) -> bool:
-    """Whether adapters are no layers of their own, but parameters of another: peft's of embeddings."""
-    embeddings = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
-    return any(name.rpartition(".")[2] == target for name in embeddings for target in lora["targets"])
-
-
-def gang_width(model: PreTrainedModel, lora: dict[str, Any] | None, memory_gb: float) -> int:
+def gang_width(model: PreTrainedModel, memory_gb: float) -> int:
     """Return how many runs are computed as one: as many as half of the memory holds; the rest is for what they read."""
-    each = _BYTES_OF_A_PARAMETER if lora is None else _BYTES_OF_A_FROZEN_ONE
-    size = sum(parameter.numel() for parameter in model.parameters()) * each
+    size = sum(parameter.numel() for parameter in model.parameters()) * _BYTES_OF_A_PARAMETER
     return max(1, int(memory_gb * 1e9 / 2 / size))

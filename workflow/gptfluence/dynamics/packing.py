@@ -4,7 +4,8 @@ A `Pack` holds the sequences of one run, a `Stream` the packs of all runs that a
 stream as one long row whose positions start anew with each sequence. What keeps the sequences apart is the attention
 below, which every model is loaded with: it takes each token to the row of its sequence, in a bucket of like lengths,
 and calls the library's causal attention on each bucket, which needs no mask. Whatever else runs on a stream works on
-each token by itself, so what a sequence gives does not depend on what stands beside it.
+each token by itself, so what a sequence gives does not depend on what stands beside it, but for the last digits that a
+product of matrices owes to their sizes.
 """
 
 from __future__ import annotations
@@ -242,6 +243,9 @@ class CausalAttention:
         query, key, value = (_ToBuckets.apply(x, self.take, self.restore) for x in (query, key, value))
         if key.shape[0] != query.shape[0]:
             key, value = (x.repeat_interleave(query.shape[0] // key.shape[0], 0) for x in (key, value))
+        size = query.shape[-1]
+        if size % 8:  # with sizes such as 10, the library's gradients depend in their last bits on a row's place
+            query, key, value = (torch.nn.functional.pad(x, (0, -size % 8)) for x in (query, key, value))
         rows = [count * length for count, length in self.shapes]
         outputs = []
         for (count, length), *parts in zip(self.shapes, *(x.split(rows, 1) for x in (query, key, value)), strict=True):
@@ -250,7 +254,8 @@ class CausalAttention:
                 q, k, v, is_causal=True, scale=scale, dropout_p=dropout
             )
             outputs.append(output.flatten(1, 2))
-        return _FromBuckets.apply(torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0], self.take, self.restore)
+        joined = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
+        return _FromBuckets.apply(joined, self.take, self.restore)[..., :size]
 
 
 def bucket_length(length: int) -> int:
@@ -286,6 +291,8 @@ class _FromBuckets(torch.autograd.Function):
         return whole.index_copy_(1, ctx.restore, gradient), None, None
 
 
+# Compiled, it would be compiled anew for each layout of buckets.
+@torch.compiler.disable
 def _attend(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -293,7 +300,7 @@ def _attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    packed_attention: Attention,
+    packed_attention: Attention | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -306,6 +313,8 @@ def _attend(
     Raises:
         UserError: the model wants an attention of another kind.
     """
+    if packed_attention is None:
+        raise UserError("its layers do not tell the attention which sequences there are, so it cannot be used")
     if softcap is not None or s_aux is not None:
         raise UserError("its attention has a soft cap or sinks, which is not supported")
     if sliding_window is not None and sliding_window < packed_attention.longest:

@@ -44,7 +44,9 @@ class Scorer:
 
     def __enter__(self) -> Scorer:
         command = [sys.executable, "-m", "gptfluence.dynamics.text_metrics"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         # Between two steps most samples stay the same text.
         self._known: dict[Text, tuple[float, float]] = {}
         self._asked: list[Text] = []

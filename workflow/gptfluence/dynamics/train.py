@@ -122,13 +122,13 @@ class _Job:
             autocast={"fp32": None, "bf16": torch.bfloat16}[spec["precision"]],
         )
         # What is compiled is compiled as it is.
-        self._joined = not spec["compile"] and can_join(self._base, spec["model"]["lora"])
+        self._joined = not spec["compile"] and can_join(self._base, spec["model"]["lora"], device)
         self.failed: dict[str, str] = {}
         self._scratches: dict[str, Scratch] = {}
 
     def train(self, runs: Sequence[dict[str, Any]], interruptions: Interruptions) -> None:
         """Train runs to their shards; one that fails costs none of the others."""
-        width = gang_width(self._base, self._spec["model"]["lora"], self._memory_gb()) if self._joined else 1
+        width = gang_width(self._base, self._memory_gb()) if self._joined else 1
         for first in range(0, len(runs), width):
             gang = runs[first : first + width]
             last = first + width >= len(runs)
