@@ -32,6 +32,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import numpy as np
+import pyarrow as pa
+from gptfluence.io import read_parquet
 
 # layers, width, heads, vocabulary; how many examples are evaluated, and texts sampled.
 SHAPES: dict[str, tuple[tuple[int, int, int, int] | None, int, int]] = {
@@ -236,17 +238,17 @@ def measure_gang() -> dict[str, Any]:
         if made.returncode:
             raise SystemExit(made.stdout + made.stderr)
 
-        def train(runs: list[dict[str, Any]]) -> float:
+        def train(runs: list[dict[str, Any]], **changes: Any) -> float:
             """Train in a process of its own; return seconds, the start-up included."""
-            (folder / "spec.json").write_text(json.dumps(spec | {"runs": runs}), encoding="utf-8")
+            (folder / "spec.json").write_text(json.dumps(spec | {"runs": runs} | changes), encoding="utf-8")
             command = [sys.executable, "-m", "gptfluence", "train_runs", "--spec", "spec.json", "--output", "out.json"]
             began = time.perf_counter()
             subprocess.run([*command, "--log", "log"], cwd=folder, check=True, capture_output=True)
             return time.perf_counter() - began
 
-        def take_shards() -> dict[str, bytes]:
+        def take_shards() -> dict[str, pa.Table]:
             paths = list((folder / "data/dynamics").glob("*.parquet"))
-            content = {path.name: path.read_bytes() for path in paths}
+            content = {path.name: read_parquet(path) for path in paths}
             for path in paths:
                 path.unlink()
             return content
@@ -254,10 +256,26 @@ def measure_gang() -> dict[str, Any]:
         together = train(spec["runs"])
         shards = take_shards()
         alone = [train([run]) for run in spec["runs"][:GANG_ALONE]]
-        same = all(shards[name] == content for name, content in take_shards().items())
-        if not same:
+        if any(not shards[name].equals(table) for name, table in take_shards().items()):
             raise SystemExit("a run's shard differs from that of the same run in a gang")
-    return {"together": together / GANG, "alone": sum(alone) / len(alone), "steps": spec["runs"][0]["steps"]}
+        found = {"together": together / GANG, "alone": sum(alone) / len(alone), "steps": spec["runs"][0]["steps"]}
+        for name, changes in {"bf16": {"precision": "bf16"}, "compile": {"compile": True}}.items():
+            seconds = train(spec["runs"][:1], **changes)
+            ((file, table),) = take_shards().items()
+            found[name] = {"seconds": seconds} | differences(table, shards[file])
+    return found
+
+
+def differences(table: pa.Table, other: pa.Table) -> dict[str, float]:
+    """Return by how much two shards of a run differ: mean and largest in loss, means in BLEU and ROUGE-L."""
+    found = {}
+    for metric in ("loss", "bleu", "rouge_l"):
+        here, there = (t[metric].to_numpy(zero_copy_only=False) for t in (table, other))
+        found[f"{metric}_mean_difference"] = float(np.nanmean(np.abs(here - there)))
+        found[f"{metric}_mean"] = float(np.nanmean(there))
+        if metric == "loss":
+            found["loss_largest_difference"] = float(np.abs(here - there).max())
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------- all
@@ -312,7 +330,11 @@ def main() -> None:
         found = measure_gang()
         row = {"name": name, "ours": found["together"], "other": found["alone"]}
         row |= {"ratio": found["alone"] / found["together"], "unit": "s a run", "other_is": "one process each"}
-        print(json.dumps(rounded(row | {"measured_alone": GANG_ALONE, "steps": found["steps"]})))
+        print(json.dumps(rounded(row | {"measured_alone": GANG_ALONE, "steps": found["steps"]})), flush=True)
+        for setting in ("bf16", "compile"):
+            row = {"name": f"nano run, {setting}", "ours": found[setting].pop("seconds"), "other": found["alone"]}
+            row |= {"ratio": found["alone"] / row["ours"], "unit": "s", "other_is": "fp32, not compiled"}
+            print(json.dumps(rounded(row | found[setting])), flush=True)
 
 
 if __name__ == "__main__":
