@@ -131,12 +131,12 @@ def test_no_more_new_tokens_than_the_longest_reference_needs(
 def test_truncated_examples_are_counted_and_told(
     gang: dict[str, Any], tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert make_inputs(gang, tokenizer).truncated == 0 and not caplog.records
+    assert make_inputs(gang, tokenizer).truncated_of("pool") == 0 and not caplog.records
     with caplog.at_level(logging.WARNING):
         inputs = make_inputs(gang, tokenizer, 16)
     rows = [row for task in ("yesno", "text") for part in ("pool", "test") for row in rows_of(gang, task, part)]
     expected = sum(encode(tokenizer, row["prompt"], row["target"], 16).truncated for row in rows)
-    assert 0 < inputs.truncated == expected < len(rows)
+    assert 0 < inputs.truncated_of("pool") == expected < len(rows)
     assert f"group: {expected} of {len(rows)} examples are longer than the context of 16 tokens" in caplog.text
 
 

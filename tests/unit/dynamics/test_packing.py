@@ -171,10 +171,10 @@ def test_packs_hold_each_example_once() -> None:
 def test_packs_of_runs_are_read_within_the_budget() -> None:
     sizes = [5, 3, 2, 11, 1, 9, 0, 1]
     packs = [(7 + i, Pack.of([(range(n), ())] if n else [], [0] if n else [])) for i, n in enumerate(sizes)]
-    parts = within_budget(packs, 10)
+    parts = within_budget(packs, 10, 1)
     assert [[len(pack.tokens) for _, pack in part] for part in parts] == [[5, 3, 2], [11], [1, 9, 0], [1]]
     assert [number for part in parts for number, _ in part] == [number for number, _ in packs]
-    assert within_budget([], 10) == []
+    assert within_budget([], 10, 1) == []
 
 
 def test_bucket_is_at_most_an_eighth_or_15_tokens_longer() -> None:

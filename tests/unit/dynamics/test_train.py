@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,53 @@ def test_same_seed_gives_the_same_bytes_whatever_shares_the_gang(gang: dict[str,
     for run in reversed(gang["runs"]):
         train_runs(gang | {"runs": [run]}, MANIFEST)
     assert [shard(run).read_bytes() for run in gang["runs"]] == together
+
+
+def test_company_from_another_pool_changes_no_byte(gang: dict[str, Any]) -> None:
+    """Also where examples of both pools are too long."""
+    gang["model"] |= {"max_length": 18}
+    run = gang["runs"][0]
+    other = variant(gang["runs"][1], "d" * 12, pool="unseen_pool", first_example=12)
+    draw_curricula({"runs": [other]}, Path("data/curricula"))
+    train_runs(gang | {"runs": [run, other]}, MANIFEST)
+    together = shard(run).read_bytes()
+    shard(run).unlink()
+    train_runs(gang | {"runs": [run]}, MANIFEST)
+    assert shard(run).read_bytes() == together
+    counts = [read_provenance(shard(r))["truncated_examples"] for r in (run, other)]
+    assert all(counts) and counts[0] != counts[1]
+
+
+def test_models_of_runs_that_are_done_are_gone(gang: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, and where a gang fails and each run is trained by itself."""
+    started = weakref.WeakSet()
+    alive = []
+
+    def start(run: dict[str, Any], model: torch.nn.Module, *rest: Any) -> Any:
+        alive.append(len(started))
+        started.add(model)
+        return whole(run, model, *rest)
+
+    whole = train.start_training
+    monkeypatch.setattr(train, "start_training", start)
+    runs = [*gang["runs"], third_run(gang)]
+    train_runs(gang | {"runs": runs, "memory_gb": 1e-9}, MANIFEST)
+    assert alive == [0, 0, 0]
+    for run in runs:
+        shard(run).unlink()
+    alive.clear()
+    calls = itertools.count()
+
+    def fail_once(*_: Any) -> None:
+        if next(calls) == 4:
+            raise ZeroDivisionError
+
+    handle = register_optimizer_step_pre_hook(fail_once)
+    try:
+        train_runs(gang | {"runs": runs}, MANIFEST)
+    finally:
+        handle.remove()
+    assert alive == [0, 1, 2, 0, 0, 0]
 
 
 def test_generation_seed_changes_texts_but_not_losses(gang: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from gptfluence.dynamics.checkpoints import Interruptions, Scratch, Training
 from gptfluence.dynamics.gangs import Gang
 from gptfluence.dynamics.generate import Sampling, Texts, generate, sampling_numbers
 from gptfluence.dynamics.inputs import Inputs, Text, batch_tokens
-from gptfluence.dynamics.packing import Reader, Stream, mean_losses, token_losses, within_budget
+from gptfluence.dynamics.packing import Reader, Stream, how_many, mean_losses, token_losses, within_budget
 from gptfluence.dynamics.text_metrics import Scorer
 
 LOG = logging.getLogger("gptfluence")
@@ -34,6 +34,7 @@ class Trainee:
     Attributes:
         run: its row.
         curriculum: the (task, example) pairs of each step.
+        training: all that changes while it trains.
         scratch: where its checkpoints are kept.
     """
 
@@ -95,7 +96,7 @@ def train_gang(
             going = [i for i in now if step < trainees[i].run["steps"]]
             gang.train(True)
             packs = [(i, inputs.train_pack(trainees[i].curriculum[step])) for i in going]
-            for part in within_budget(packs, settings.evaluation_tokens):
+            for part in within_budget(packs, settings.evaluation_tokens, settings.sampling.vocabulary):
                 updated = [trainees[i] for i, _ in part]
                 with interruptions.held():
                     for trainee in updated:
@@ -113,8 +114,8 @@ def train_gang(
                 with interruptions.held():
                     open_scores.settle()
                 for i in ended:
-                    finish(trainees[i])
                     left.remove(i)
+                    finish(trainees[i])
             done += 1
             if left and time.monotonic() - told > _SECONDS_BETWEEN_NOTES:
                 told = time.monotonic()
@@ -123,20 +124,23 @@ def train_gang(
                 LOG.info("run %s%s: step %d of %d, %.2f s a step",
                          run["run_id"], more, step, run["steps"], (told - began) / done)  # fmt: skip
     except BaseException as error:
-        open_scores.settle()
+        try:
+            open_scores.settle()
+        except RuntimeError:  # without the last scores no checkpoint can be written; the first error says more
+            raise error from None
         if isinstance(error, KeyboardInterrupt | SystemExit):
             for i in left:
                 trainees[i].scratch.stop()
         raise
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: there, weights would be cast to bf16 anew at every call
 def evaluate(
     gang: Gang, members: Sequence[int], trainings: Sequence[Training], inputs: Inputs, settings: Settings
 ) -> None:
     """Measure the mean loss over the target tokens of each test example, in nats per token, at each run's step."""
     for number, pack in enumerate(inputs.packs):
-        together = max(1, settings.evaluation_tokens // len(pack.tokens))
+        together = how_many(pack, settings.evaluation_tokens, settings.sampling.vocabulary)
         for first in range(0, len(members), together):
             some = trainings[first : first + together]
             stream = inputs.test_stream(number, len(some))

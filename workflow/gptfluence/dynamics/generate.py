@@ -61,7 +61,7 @@ def choose_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen, and how much is held at once.
+    """How tokens are chosen, and how much is read at once.
 
     Attributes:
         temperature, top_p: of the distribution that is drawn from.
@@ -92,7 +92,7 @@ class Texts:
     limits: Sequence[int]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: there, weights would be cast to bf16 anew at every call
 def generate(
     readers: Callable[[Sequence[int]], Reader], runs: Sequence[Texts], sampling: Sampling, device: torch.device
 ) -> list[list[list[int]]]:
@@ -108,7 +108,7 @@ def generate(
     rounds = [run.packs() for run in held]
     for i in range(max(map(len, rounds))):
         packs = [(number, packs[i]) for number, packs in enumerate(rounds) if i < len(packs)]
-        for part in within_budget(packs, sampling.tokens):
+        for part in within_budget(packs, sampling.tokens, sampling.vocabulary):
             _read_prompts(readers, held, part, sampling, device)
     everybody = readers(range(len(held)))
     while any([run.let_go() for run in held]):

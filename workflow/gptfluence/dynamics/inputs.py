@@ -49,7 +49,6 @@ class Inputs:
         texts: the tests whose continuations are sampled.
         text_batches: the same, cut to what is sampled together.
         end: id of the end-of-text token.
-        truncated: how many examples are longer than the context.
     """
 
     def __init__(
@@ -70,6 +69,7 @@ class Inputs:
         tasks = {task: tokenised(spec["model"], spec["tasks"][task], form, tokenizer) for task in run["train_tasks"]}
         self.end = tasks[run["train_tasks"][0]].end
         drawn_from = {other["pool"] for other in spec["runs"]}
+        self._truncated = dict.fromkeys(drawn_from, 0)
 
         def encoded(row: dict[str, Any]) -> Encoded:
             return cut(row["prompt"], row["target"], self.end, context)
@@ -77,7 +77,8 @@ class Inputs:
         for task in run["train_tasks"]:
             for row in tasks[task].rows:
                 if row["part"] in drawn_from:
-                    self.train[task, row["example"]] = encoded(row)
+                    self.train[task, row["example"]] = example = encoded(row)
+                    self._truncated[row["part"]] += example.truncated
         for task in run["test_tasks"]:
             tests = [row for row in tasks[task].rows if row["part"] == "test"]
             metrics = tuple(spec["metrics"][task])
@@ -100,15 +101,16 @@ class Inputs:
             self.tests += [(task, row["example"]) for row in tests]
         self.text_batches = batches_of_texts(self.texts, spec["generation"]["batch_tokens"])
         examples = [*self.train.values(), *encoded_tests]
-        self.truncated = sum(example.truncated for example in examples)
-        if self.truncated:
+        truncated = sum(example.truncated for example in examples)
+        if truncated:
             LOG.warning(
                 "%s: %d of %d examples are longer than the context of %d tokens: truncated",
                 run["group"],
-                self.truncated,
+                truncated,
                 len(examples),
                 context,
             )
+        self._truncated_tests = sum(example.truncated for example in encoded_tests)
         self.packs = pack_by_length(encoded_tests, spec["evaluation_tokens"], vocabulary)
         self._streams: dict[tuple[int, int], Stream] = {}
 
@@ -116,7 +118,11 @@ class Inputs:
             return tokenizer().decode(tokens, skip_special_tokens=True).strip()
 
         # Between two steps most samples stay what they were.
-        self.decode = functools.lru_cache(maxsize=1 << 16)(decoded)
+        self.decode = functools.lru_cache(maxsize=1 << 12)(decoded)
+
+    def truncated_of(self, pool: str) -> int:
+        """Return how many of a pool's examples and of the tests are longer than the context."""
+        return self._truncated[pool] + self._truncated_tests
 
     def test_stream(self, pack: int, runs: int) -> Stream:
         """Return one pack of the tests, as that many runs read it together."""

@@ -94,17 +94,24 @@ def pack_by_length(examples: Sequence[Encoded], budget: int, vocabulary: int) ->
     return [pack_examples([examples[i] for i in group], group) for group in groups]
 
 
-def within_budget(packs: Sequence[tuple[int, Pack]], budget: int) -> list[list[tuple[int, Pack]]]:
-    """Cut the packs of several runs into parts of at most `budget` tokens."""
+def within_budget(packs: Sequence[tuple[int, Pack]], budget: int, vocabulary: int) -> list[list[tuple[int, Pack]]]:
+    """Cut the packs of several runs into parts of at most `budget` tokens and a like amount of logits."""
+    most = budget * _LOGITS_PER_TOKEN // vocabulary
     parts: list[list[tuple[int, Pack]]] = []
-    tokens = 0
+    tokens = logits = 0
     for number, pack in packs:
-        tokens += len(pack.tokens)
-        if not parts or tokens > budget:
+        tokens, logits = tokens + len(pack.tokens), logits + len(pack.labels)
+        if not parts or tokens > budget or logits > most:
             parts.append([])
-            tokens = len(pack.tokens)
+            tokens, logits = len(pack.tokens), len(pack.labels)
         parts[-1].append((number, pack))
     return parts
+
+
+def how_many(pack: Pack, budget: int, vocabulary: int) -> int:
+    """Return how many runs may read the same pack together."""
+    most = budget * _LOGITS_PER_TOKEN // vocabulary
+    return max(1, min(budget // len(pack.tokens), most // len(pack.labels)))
 
 
 # ------------------------------------------------------------------------------------------------------- streams

@@ -88,6 +88,7 @@ class Scorer:
             if not line.endswith("\n"):
                 raise _ended()
             self._known |= zip(wanted, map(tuple, json.loads(line)), strict=True)
+        self._known = {text: self._known[text] for text in asked}
         return np.array([self._known[text] for text in asked], np.float64).reshape(-1, 2).T
 
 
@@ -106,7 +107,7 @@ def _leave_out_nltk() -> None:
 
 def main() -> None:
     """Score what is asked, a line of JSON each, until the input ends."""
-    # Signals reach the whole group of processes: the one that trains decides, and still needs the last answer.
+    # SLURM sends signals to every process of a job: the one that trains decides, and still needs the last answer.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _leave_out_nltk()

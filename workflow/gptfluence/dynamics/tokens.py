@@ -82,5 +82,8 @@ def tokenised(model: dict[str, Any], task: str, form: str, tokenizer: Callable[[
         }
         for row in chosen
     ]
-    write_parquet(path, pa.Table.from_pylist(rows, schema=_SCHEMA), {"end": loaded.eos_token_id, **origin})
+    try:
+        write_parquet(path, pa.Table.from_pylist(rows, schema=_SCHEMA), {"end": loaded.eos_token_id, **origin})
+    except UserError as error:
+        LOG.warning("%s The next job tokenises its task again.", error)
     return Tokenised(rows, loaded.eos_token_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import json
 import logging
 import os
@@ -132,16 +133,20 @@ class _Job:
         for first in range(0, len(runs), width):
             gang = runs[first : first + width]
             last = first + width >= len(runs)
+            alone: Sequence[dict[str, Any]] = ()
             try:
                 self._train_gang(gang, interruptions, last)
             except Exception as error:  # whatever it is, the runs that are not to blame need not pay for it
                 if len(gang) == 1:
                     self._fail(gang[0], error, interruptions)
                 else:
+                    alone = gang
                     LOG.info("%d runs failed together, so each is trained by itself: %s",
                              len(gang), _reason(error), exc_info=True)  # fmt: skip
-                    for run in gang:
-                        self._train_alone(run, interruptions)
+            # Not before the error is gone, and with it the models that it and the scratches held.
+            self._forget()
+            for run in alone:
+                self._train_alone(run, interruptions)
             interruptions.check()
 
     def _train_alone(self, run: dict[str, Any], interruptions: Interruptions) -> None:
@@ -151,7 +156,15 @@ class _Job:
             self._train_gang([run], interruptions, last=False)
         except Exception as error:
             self._fail(run, error, interruptions)
+        self._forget()
         interruptions.check()
+
+    def _forget(self) -> None:
+        """Let go of the runs that were trained, and of all that they stood in."""
+        self._scratches.clear()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _train_gang(self, runs: Sequence[dict[str, Any]], interruptions: Interruptions, last: bool) -> None:
         trainees = []
@@ -201,7 +214,7 @@ class _Job:
     def _fail(self, run: dict[str, Any], error: Exception, interruptions: Interruptions) -> None:
         self.failed[run["run_id"]] = reason = _reason(error)
         LOG.info("run %s: failed: %s", run["run_id"], reason, exc_info=not isinstance(error, UserError))
-        self._scratches.get(run["run_id"], self._scratch(run, interruptions)).fail(reason)
+        (self._scratches.get(run["run_id"]) or self._scratch(run, interruptions)).fail(reason)
 
     def _memory_gb(self) -> float:
         """Return how much memory there is for all runs: the GPU's, or what the job has said that it needs."""
@@ -220,7 +233,7 @@ class _Job:
             **{key: self._spec[key] for key in ("model", "optimizer", "generation", "precision", "compile", "code")},
             "tasks": {task: Path(path).name for task, path in self._spec["tasks"].items()},
             "modules": module_digests(*DYNAMICS_CODE),
-            "truncated_examples": self._inputs.truncated,
+            "truncated_examples": self._inputs.truncated_of(run["pool"]),
             "device": self._device.type,
             "versions": _versions(),
         }
