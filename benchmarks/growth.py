@@ -2,7 +2,7 @@
 
 Trains runs of random models on two tasks of the made-up world (RTE for its loss, WebNLG also for its texts; random
 models end no text, so each has all its tokens), each case in a process of its own with one thread. Prints one JSON
-object a line: `ours` are the seconds of the training measured, `other` those that the cost model of `gptfluence status`
+object a line: `ours` are the CPU seconds of the training, `other` those that the cost model of `gptfluence status`
 predicts with params.yaml's speed of a CPU. Writes growth.md and growth.png beside this file.
 """
 
@@ -71,6 +71,8 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     parameters = make_model(case["shape"], Path("model"))
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["scale"] = "growth"
+    # All tokens are equally likely to a random model: as to a trained one, few are at so low a temperature.
+    raw["dynamics"]["generation"]["temperature"] = 0.002
     runs = {"fit": max(case["runs"] - 2, 1), "validate": 1, "held_out": 1, "unseen": 0}
     row = {"source": "folder", "path": "model", "max_length": 512, "runs_per_job": 64, "mem_gb": 8}
     raw["dynamics"]["models"]["growth"] = row
@@ -88,9 +90,9 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     spec["runs"] = spec["runs"][: case["runs"]]
     modelled = Costs(design).estimate(next(iter(design.groups))).seconds
     assert modelled is not None
-    began = time.perf_counter()
+    began = time.process_time()
     train_runs(spec, Path("manifest.json"))
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": seconds, "modelled": modelled * case["runs"], "peak_mb": peak, "parameters": parameters}
 
@@ -122,7 +124,7 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
         lower.set_ylim(bottom=0)
         for axis in (upper, lower):
             axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("seconds")
+    axes[0, 0].set_ylabel("CPU seconds")
     axes[0, 0].legend(frameon=False)
     axes[1, 0].set_ylabel("peak memory, MB")
     figure.savefig(path, dpi=110)
@@ -137,7 +139,7 @@ def main() -> None:
         print(json.dumps(measure(json.loads(options.measure))))
         return
     found: dict[str, list[dict[str, float]]] = {}
-    lines = ["| grows | value | seconds | cost model | peak memory, MB |", "|---|---:|---:|---:|---:|"]
+    lines = ["| grows | value | CPU seconds | cost model | peak memory, MB |", "|---|---:|---:|---:|---:|"]
     for what, cases in CASES.items():
         for x, changes in cases:
             row = apart(copy.deepcopy(BASE) | changes)
