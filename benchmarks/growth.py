@@ -121,12 +121,12 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
         upper.loglog(x, [row["modelled"] for row in rows], "--", color="#D55E00", label="cost model")
         lower.semilogx(x, [row["peak_mb"] for row in rows], "s-", color="#009E73")
         lower.set_xlabel(what)
-        lower.set_ylim(bottom=0)
         for axis in (upper, lower):
             axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("CPU seconds")
     axes[0, 0].legend(frameon=False)
     axes[1, 0].set_ylabel("peak memory, MB")
+    axes[1, 0].set_ylim(bottom=0)  # shared: not before all are drawn
     figure.savefig(path, dpi=110)
 
 
