@@ -132,11 +132,12 @@ def our_losses(model: Any, tests: list[Any]) -> np.ndarray:
     """Return the mean loss of each example."""
     import torch
     from gptfluence.dynamics import packing
+    from gptfluence.dynamics.cuts import Budget
 
     losses = np.empty(len(tests), np.float32)
     reader = functools.partial(packing.read, model)
     with torch.inference_mode():
-        for pack in packing.pack_by_length(tests, BUDGET, model.config.vocab_size):
+        for pack in packing.pack_by_length(tests, Budget.of(BUDGET, model.config.vocab_size)):
             losses[pack.rows] = packing.mean_losses(reader, packing.Stream.of([pack], torch.device("cpu"))).numpy()
     return losses
 
@@ -145,14 +146,16 @@ def our_texts(model: Any, prompts: list[tuple[int, ...]]) -> None:
     """Sample a continuation of each prompt."""
     import torch
     from gptfluence.dynamics import packing
+    from gptfluence.dynamics.cuts import Budget
     from gptfluence.dynamics.generate import Sampling, Texts, generate
 
     end = model.config.eos_token_id if model.config.eos_token_id is not None else -1
-    sampling = Sampling(TEMPERATURE, TOP_P, end, BUDGET, model.config.vocab_size)
+    sampling = Sampling(TEMPERATURE, TOP_P, end)
     uniform = np.random.default_rng(1).random((len(prompts), NEW_TOKENS))
     texts = Texts(prompts, uniform, [NEW_TOKENS] * len(prompts))
     reader = functools.partial(packing.read, model)
-    generate(lambda _: reader, [texts], sampling, torch.device("cpu"))
+    budget = Budget.of(BUDGET, model.config.vocab_size)
+    generate(lambda _: reader, [texts], sampling, budget, torch.device("cpu"))
 
 
 def needed_flops(model: Any, tests: list[Any]) -> float:

@@ -15,8 +15,9 @@ import torch
 from gptfluence import cost
 from gptfluence.cost import Costs, Shape
 from gptfluence.design import Design, make_design
-from gptfluence.dynamics import collect, inputs, packing
+from gptfluence.dynamics import collect, packing
 from gptfluence.dynamics.checkpoints import Training
+from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.generate import Sampling, Texts, generate
 from gptfluence.dynamics.models import add_adapters
@@ -93,7 +94,7 @@ def design_of(raw: dict[str, Any], root: Path) -> Design:
 def test_evaluation_costs_what_is_counted(budget: int) -> None:
     encoded, pairs = examples(40)
     model = neox()
-    packs = packing.pack_by_length(encoded, budget, VOCABULARY)
+    packs = packing.pack_by_length(encoded, Budget.of(budget, VOCABULARY))
     with counted(model) as done, torch.inference_mode():
         for pack in packs:
             packing.mean_losses(functools.partial(packing.read, model), packing.Stream.of([pack], CPU))
@@ -112,7 +113,7 @@ def test_an_update_costs_what_is_counted(adapters: bool) -> None:
     adamw = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.0}
     nothing = np.empty((0, 0))
     training = Training(model, *make_optimizer(model, 1e-3, 10, adamw), losses=nothing, texts=nothing)
-    settings = collect.Settings(4096, 4096, sampling_of(4096), autocast=None)
+    settings = collect.Settings(Budget.of(4096, VOCABULARY), 4096, LIKELIEST, autocast=None)
     stream = packing.Stream.of([packing.pack_examples(encoded)], CPU)
     with counted(model) as done:
         collect.update(functools.partial(packing.read, model), stream, [training], settings)
@@ -132,9 +133,8 @@ def test_an_update_is_the_mean_of_what_may_be_drawn() -> None:
     assert whole[1:] == thirds[0][1:]  # a batch, whatever is drawn, is read in one go
 
 
-def sampling_of(tokens: int) -> Sampling:
-    # The likeliest token, so that no last digit of a logit decides; none has the number -1, so no text ends early.
-    return Sampling(temperature=1.0, top_p=1e-6, end=-1, tokens=tokens, vocabulary=VOCABULARY)
+# So that no last digit of a logit decides; none has the number -1, so no text ends early.
+LIKELIEST = Sampling(temperature=1.0, top_p=1e-6, end=-1)
 
 
 @pytest.mark.parametrize("reading_budget", [64, 4096])
@@ -144,7 +144,7 @@ def test_sampling_costs_what_is_counted(reading_budget: int) -> None:
     texts = Texts(prompts, np.random.default_rng(1).random((5, 20)), [20] * 5)
     reader = functools.partial(packing.read, model)
     with counted(model) as done:
-        (rows,) = generate(lambda members: reader, [texts], sampling_of(reading_budget), CPU)
+        (rows,) = generate(lambda members: reader, [texts], LIKELIEST, Budget.of(reading_budget, VOCABULARY), CPU)
     assert [len(row) for row in rows] == [20] * 5
     work = cost.sampling(SHAPE, [(len(prompt), 20) for prompt in prompts], 10_000, reading_budget)
     assert work.flops == pytest.approx(done.flops, rel=0.02)
@@ -161,7 +161,7 @@ def test_texts_of_many_limits_cost_about_what_is_counted() -> None:
     reader = functools.partial(packing.read, model)
     texts = Texts([[1] * prompt for prompt, _ in sizes], random.random((16, 20)), [limit for _, limit in sizes])
     with counted(model) as done:
-        generate(lambda members: reader, [texts], sampling_of(512), CPU)
+        generate(lambda members: reader, [texts], LIKELIEST, Budget.of(512, VOCABULARY), CPU)
     work = cost.sampling(SHAPE, sizes, 10_000, 512)
     assert work.flops == pytest.approx(done.flops, rel=0.02)
     assert work.layer_calls == done.layer_calls
@@ -175,28 +175,6 @@ def test_batches_that_do_not_fit_the_budget_are_more_calls() -> None:
 
     assert calls(100) == 3 * calls(300)
     assert cost.sampling(SHAPE, [], 100, 4096) == cost.NOTHING
-
-
-def test_what_is_restated_is_what_the_dynamics_do() -> None:
-    assert [cost.bucket_length(n) for n in range(1, 3000)] == [packing.bucket_length(n) for n in range(1, 3000)]
-    assert cost.bucket_length(32.2) == packing.bucket_length(33)
-    assert cost._SPARE_TOKENS == inputs._SPARE_TOKENS
-    random = np.random.default_rng(3)
-    for vocabulary in (700, 50_304):
-        for budget in (64, 1000, 100_000):
-            lengths = random.integers(2, 300, 200).tolist()
-            kept = [int(random.integers(1, length)) for length in lengths]
-            groups = cost.cut_by_length(lengths, kept, budget, vocabulary)
-            assert groups == packing.cut_by_length(lengths, kept, budget, vocabulary)
-            sizes = [(length, int(random.integers(1, 60))) for length in lengths]
-            texts = [
-                inputs.Text(i, "task", i, prompt=(1,) * prompt, references=(), metrics=(), limit=limit)
-                for i, (prompt, limit) in enumerate(sizes)
-            ]
-            batches = [
-                [(len(text.prompt), text.limit) for text in batch] for batch in inputs.batches_of_texts(texts, budget)
-            ]
-            assert cost.batches_of_texts(sizes, budget) == batches
 
 
 def test_memory_or_operations_decide_whichever_take_longer() -> None:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gptfluence.design import Design, Gang, Group
+from gptfluence.dynamics.cuts import Budget, bucket_length, cut_by_length, cut_texts, text_limit
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet
 
@@ -64,10 +65,6 @@ LARGE_VOCABULARY = {"webnlg": 3.6, "wmt16_de_en": 3.4}
 LARGE_VOCABULARY_OTHERS = 4.3
 NANO_VOCABULARY_WORLD = 3.4
 NANO_VOCABULARY_OTHERS = 2.2
-
-# As in the modules named, which are not imported, as they import torch: that alone would take seconds.
-_SPARE_TOKENS = 8  # dynamics.inputs: a text may be this much longer than the longest reference
-_LOGITS_PER_TOKEN = 2048  # dynamics.packing: logits for each token of the budget
 
 _BYTES = 4  # of a number in fp32
 
@@ -183,7 +180,8 @@ def evaluation(shape: Shape, tests: Sequence[Pair], budget: int) -> Work:
         budget: tokens read in one go.
     """
     total = NOTHING
-    for group in cut_by_length([sum(pair) for pair in tests], list(map(_kept, tests)), budget, shape.vocabulary):
+    sizes = [(sum(pair), _kept(pair)) for pair in tests]
+    for group in cut_by_length(sizes, Budget.of(budget, shape.vocabulary)):
         total = total.plus(forward(shape, Reading.of([tests[i] for i in group])))
     return total
 
@@ -193,11 +191,11 @@ def sampling(shape: Shape, texts: Sequence[tuple[float, int]], budget: int, read
 
     Args:
         texts: tokens of the prompt and most new tokens of each.
-        budget: tokens of the texts that are sampled together, see `batches_of_texts`.
+        budget: tokens of the texts that are sampled together, see `dynamics.cuts.cut_texts`.
         reading_budget: tokens of prompts that are read in one go.
     """
     total = NOTHING
-    for batch in batches_of_texts(texts, budget):
+    for batch in ([texts[i] for i in group] for group in cut_texts(texts, budget)):
         total = total.plus(evaluation(shape, [(prompt, 0) for prompt, _ in batch], reading_budget))
         total = total.plus(_decoding(shape, batch))
     return total
@@ -219,43 +217,6 @@ def _decoding(shape: Shape, batch: Sequence[tuple[float, int]]) -> Work:
 def _kept(pair: Pair) -> float:
     """Tokens of a pair whose logits are computed: one that nothing continues still gives the next token's."""
     return max(pair[1], 1)
-
-
-def bucket_length(length: float) -> int:
-    """Return to what length a sequence is filled up for its attention, as `dynamics.packing.CausalAttention` does."""
-    whole = math.ceil(length)
-    step = max(16, 1 << max(whole.bit_length() - 4, 0))
-    return -(-whole // step) * step
-
-
-def cut_by_length(lengths: Sequence[float], kept: Sequence[float], budget: int, vocabulary: int) -> list[list[int]]:
-    """Cut sequences into groups that are read in one go, as `dynamics.packing` does tests and prompts.
-
-    Returns:
-        The sequences' indices.
-    """
-    most = budget * _LOGITS_PER_TOKEN // vocabulary
-    groups: list[list[int]] = []
-    tokens = logits = 0.0
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        tokens, logits = tokens + lengths[i], logits + kept[i]
-        if not groups or tokens > budget or logits > most:
-            groups.append([])
-            tokens, logits = lengths[i], kept[i]
-        groups[-1].append(i)
-    return groups
-
-
-def batches_of_texts(texts: Sequence[tuple[float, int]], budget: int) -> list[list[tuple[float, int]]]:
-    """Cut texts (tokens of the prompt, most new ones) into what is sampled together, as `dynamics.inputs` does."""
-    batches: list[list[tuple[float, int]]] = []
-    for text in sorted(texts, key=lambda text: text[0]):
-        grown = [*batches[-1], text] if batches else [text]
-        if batches and len(grown) * (text[0] + max(limit for _, limit in grown)) <= budget:
-            batches[-1] = grown
-        else:
-            batches.append([text])
-    return batches
 
 
 # ---------------------------------------------------------------------------------------------------- models on disk
@@ -519,8 +480,7 @@ class Costs:
             tested = [_tokens(pair, per_token, context) for pair in lengths.tests]
             tests += tested
             if set(self._design.params.metrics(task)) & {"bleu", "rouge_l"}:
-                longest = math.ceil(lengths.longest_reference / per_token) + _SPARE_TOKENS
-                limit = min(dynamics.generation.max_new_tokens, context // 2, longest)
+                limit = text_limit(lengths.longest_reference / per_token, dynamics.generation.max_new_tokens, context)
                 texts += [(min(prompt, context - limit), limit) for prompt, _ in tested]
         adapters = dynamics.models[group.model].lora is not None
         losses = evaluation(shape, tests, dynamics.evaluation_tokens)

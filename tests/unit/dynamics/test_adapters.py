@@ -7,40 +7,32 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import gpts
 import numpy as np
 import pytest
 import torch
 from gptfluence.dynamics.checkpoints import Training
 from gptfluence.dynamics.collect import Settings, update
+from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.gangs import Gang
 from gptfluence.dynamics.generate import Sampling, Texts, generate
 from gptfluence.dynamics.models import add_adapters
-from gptfluence.dynamics.packing import NAME, Pack, Reader, Stream, pack_examples, read, token_losses
+from gptfluence.dynamics.packing import Pack, Reader, Stream, pack_examples, read, token_losses
 from gptfluence.dynamics.train import make_optimizer
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 CPU = torch.device("cpu")
 VOCABULARY, END = 31, 0  # small: texts end in the middle often enough
-SAMPLING = Sampling(temperature=0.8, top_p=0.95, end=END, tokens=10_000, vocabulary=VOCABULARY)
-SETTINGS = Settings(evaluation_tokens=10_000, text_tokens=10_000, sampling=SAMPLING, autocast=None)
+SAMPLING = Sampling(temperature=0.8, top_p=0.95, end=END)
+BUDGET = Budget.of(10_000, VOCABULARY)
+SETTINGS = Settings(budget=BUDGET, text_tokens=10_000, sampling=SAMPLING, autocast=None)
+tiny = functools.partial(gpts.tiny, vocabulary=VOCABULARY)
 OPTIMIZER = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.001}
 
 TARGETS = {"neox": ["query_key_value"], "llama": ["q_proj", "v_proj"]}
 KINDS = pytest.mark.parametrize("kind", TARGETS)
 JOINED = pytest.mark.parametrize("joined", [True, False], ids=["together", "each by itself"])
-
-
-def tiny(kind: str, seed: int = 1) -> PreTrainedModel:
-    """A random GPT whose weights are large enough for every token to count. Llama's key heads serve two heads each."""
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    sizes |= {"max_position_embeddings": 96, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 0}
-    config, own = {
-        "neox": (GPTNeoXConfig, {"intermediate_size": 64}),
-        "llama": (LlamaConfig, {"intermediate_size": 64, "num_key_value_heads": 2}),
-    }[kind]
-    torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config(**sizes | own), attn_implementation=NAME).eval()
 
 
 def lora_of(kind: str, **changes: Any) -> dict[str, Any]:
@@ -327,7 +319,7 @@ def some_texts(count: int, most: int = 12) -> Texts:
 
 
 def sample(gang: Gang, *texts: Texts) -> list[list[list[int]]]:
-    return generate(gang.reader, texts, SAMPLING, CPU)
+    return generate(gang.reader, texts, SAMPLING, BUDGET, CPU)
 
 
 @KINDS

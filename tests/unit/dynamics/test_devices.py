@@ -6,36 +6,21 @@ import numpy as np
 import pytest
 import torch
 from gptfluence.dynamics import generate
+from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.gangs import Gang
 from gptfluence.dynamics.generate import Sampling, Texts
-from gptfluence.dynamics.packing import NAME, Pack, Stream, mean_losses, token_losses
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedModel
+from gptfluence.dynamics.packing import Pack, Stream, mean_losses, token_losses
+from gpts import tiny
+from transformers import PreTrainedModel
 
 META = torch.device("meta")
 VOCABULARY = 70
 
 
-def neox() -> GPTNeoXConfig:
-    return GPTNeoXConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
-    )
-
-
-def llama() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-    )
-
-
-@pytest.fixture(params=[neox, llama])
+@pytest.fixture(params=["neox", "llama"])
 def models(request: pytest.FixtureRequest) -> list[PreTrainedModel]:
     with META:
-        return [AutoModelForCausalLM.from_config(request.param(), attn_implementation=NAME) for _ in range(2)]
+        return [tiny(request.param, vocabulary=VOCABULARY) for _ in range(2)]
 
 
 PACK = Pack.of([([1, 2, 3], [4, 5]), ([1] * 20, [2] * 3)], range(2))
@@ -62,7 +47,7 @@ def test_sampling(models: list[PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(generate, "choose_tokens", choose)
     texts = Texts([[1, 2, 3], [4] * 9], np.zeros((2, 5)), [5, 2])
-    sampling = Sampling(temperature=1.0, top_p=0.9, end=0, tokens=64, vocabulary=VOCABULARY)
-    found = generate.generate(Gang(models).reader, [texts, texts], sampling, META)
+    sampling = Sampling(temperature=1.0, top_p=0.9, end=0)
+    found = generate.generate(Gang(models).reader, [texts, texts], sampling, Budget.of(64, VOCABULARY), META)
     assert found == [[[1] * 5, [1] * 2]] * 2
     assert rows == [4, 4, 2, 2, 2]

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import gpts
 import numpy as np
 import pytest
 import torch
@@ -13,26 +14,20 @@ from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.gangs import Gang, can_join, gang_width
 from gptfluence.dynamics.models import add_adapters
 from gptfluence.dynamics.packing import NAME, Pack, Reader, Stream, mean_losses, pack_examples, read, token_losses
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MixtralConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
 CPU = torch.device("cpu")
 VOCABULARY = 101
 
 
 def tiny(kind: str, seed: int = 1, **changes: Any) -> PreTrainedModel:
-    """A random GPT whose weights are large enough for every token to count. Llama's key heads serve two heads each.
-
-    No size is a multiple of how many numbers the processor takes at once: the last few are others in company.
-    """
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4}
-    sizes |= {"max_position_embeddings": 96, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 0}
-    config, own = {
-        "neox": (GPTNeoXConfig, {"intermediate_size": 50, "tie_word_embeddings": True}),
-        "llama": (LlamaConfig, {"intermediate_size": 50, "num_key_value_heads": 2}),
-        "gpt2": (GPT2Config, {"n_inner": 50, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}),
+    """No size is a multiple of how many numbers the processor takes at once: the last few are others in company."""
+    own = {
+        "neox": {"intermediate_size": 50, "tie_word_embeddings": True},
+        "llama": {"intermediate_size": 50},
+        "gpt2": {"n_inner": 50, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
     }[kind]
-    torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config(**sizes | own | changes), attn_implementation=NAME).eval()
+    return gpts.tiny(kind, seed, vocabulary=VOCABULARY, **{"hidden_size": 72} | own | changes)
 
 
 def adapted(seed: int) -> torch.nn.Module:

@@ -4,32 +4,22 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
+import gpts
 import numpy as np
 import pytest
 import torch
+from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.gangs import Gang
 from gptfluence.dynamics.generate import Sampling, Texts, choose_tokens, generate, sampling_numbers
 from gptfluence.dynamics.packing import NAME, Reader, Stream
 from gptfluence.errors import UserError
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 CPU = torch.device("cpu")
 VOCABULARY, END = 31, 0  # small: texts end in the middle often enough
-SAMPLING = Sampling(temperature=0.8, top_p=0.95, end=END, tokens=10_000, vocabulary=VOCABULARY)
-
-
-def tiny(kind: str, seed: int = 1) -> PreTrainedModel:
-    """A random GPT whose weights are large enough for every token to count. Llama's key heads serve two heads each."""
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    sizes |= {"max_position_embeddings": 96, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 0}
-    config, own = {
-        "neox": (GPTNeoXConfig, {"intermediate_size": 64}),
-        "llama": (LlamaConfig, {"intermediate_size": 64, "num_key_value_heads": 2}),
-        "gpt2": (GPT2Config, {}),
-        "mistral": (MistralConfig, {"intermediate_size": 64, "num_key_value_heads": 2, "sliding_window": 16}),
-    }[kind]
-    torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config(**sizes | own), attn_implementation=NAME).eval()
+SAMPLING = Sampling(temperature=0.8, top_p=0.95, end=END)
+BUDGET = Budget.of(10_000, VOCABULARY)
+tiny = functools.partial(gpts.tiny, vocabulary=VOCABULARY)
 
 
 KINDS = pytest.mark.parametrize("kind", ["neox", "llama", "gpt2"])
@@ -172,8 +162,10 @@ def some_texts(generator: np.random.Generator, count: int, most: int = 12) -> Te
     )
 
 
-def sample(model: PreTrainedModel, texts: Texts, sampling: Sampling = SAMPLING) -> list[list[int]]:
-    (rows,) = generate(Gang([model]).reader, [texts], sampling, CPU)
+def sample(
+    model: PreTrainedModel, texts: Texts, sampling: Sampling = SAMPLING, budget: Budget = BUDGET
+) -> list[list[int]]:
+    (rows,) = generate(Gang([model]).reader, [texts], sampling, budget, CPU)
     return rows
 
 
@@ -189,7 +181,7 @@ def test_sample_is_that_of_each_text_token_by_token(kind: str) -> None:
         expected = token_by_token(model, texts, sampling)
         ended += sum(row[-1] == END for row in expected)
         for tokens in (1, 60, 10_000):
-            assert sample(model, texts, dataclasses.replace(sampling, tokens=tokens)) == expected
+            assert sample(model, texts, sampling, Budget.of(tokens, VOCABULARY)) == expected
     assert ended > 5
 
 
@@ -210,14 +202,14 @@ def test_runs_together_are_each_alone(kind: str) -> None:
     models = [tiny(kind, seed) for seed in range(3)]
     gang = Gang(models)
     for tokens in (10, 100, 10_000):
-        sampling = dataclasses.replace(SAMPLING, tokens=tokens)
+        budget = Budget.of(tokens, VOCABULARY)
         shared = some_texts(generator, 9)
         runs = [dataclasses.replace(shared, uniform=generator.random(shared.uniform.shape)) for _ in models]
-        alone = [sample(model, texts, sampling) for model, texts in zip(models, runs, strict=True)]
+        alone = [sample(model, texts, budget=budget) for model, texts in zip(models, runs, strict=True)]
         assert alone[0] != alone[1]
         for members in ([0, 1, 2], [2, 0], [1]):
             reader = functools.partial(readers_of, gang, members)
-            assert generate(reader, [runs[i] for i in members], sampling, CPU) == [alone[i] for i in members]
+            assert generate(reader, [runs[i] for i in members], SAMPLING, budget, CPU) == [alone[i] for i in members]
 
 
 def readers_of(gang: Gang, members: list[int], numbers: Sequence[int]) -> Reader:
@@ -228,10 +220,10 @@ def test_runs_of_different_texts() -> None:
     generator = np.random.default_rng(4)
     models = [tiny("llama", seed) for seed in range(3)]
     for tokens in (1, 50, 10_000):
-        sampling = dataclasses.replace(SAMPLING, tokens=tokens)
+        budget = Budget.of(tokens, VOCABULARY)
         runs = [some_texts(generator, count) for count in (1, 9, 4)]
-        alone = [sample(model, texts, sampling) for model, texts in zip(models, runs, strict=True)]
-        assert generate(Gang(models).reader, runs, sampling, CPU) == alone
+        alone = [sample(model, texts, budget=budget) for model, texts in zip(models, runs, strict=True)]
+        assert generate(Gang(models).reader, runs, SAMPLING, budget, CPU) == alone
 
 
 def test_model_is_called_as_often_as_the_longest_text_has_tokens() -> None:
@@ -241,7 +233,7 @@ def test_model_is_called_as_often_as_the_longest_text_has_tokens() -> None:
         for _ in range(5):
             texts = some_texts(generator, 9)
             reader = Counted(model)
-            (sampled,) = generate(reader, [texts], SAMPLING, CPU)
+            (sampled,) = generate(reader, [texts], SAMPLING, BUDGET, CPU)
             assert len(reader.sizes) == max(map(len, sampled))
             assert reader.sizes[0] == sum(map(len, texts.prompts))
 
@@ -256,7 +248,7 @@ def test_prompts_are_read_within_the_budget() -> None:
     for budget in (longest - 1, 60, 200):
         for runs in (1, 3):
             reader = Counted(*models[:runs])
-            generate(reader, [one] * runs, dataclasses.replace(SAMPLING, tokens=budget), CPU)
+            generate(reader, [one] * runs, SAMPLING, Budget.of(budget, VOCABULARY), CPU)
             assert sum(reader.sizes) == runs * sum(map(len, texts.prompts))
             assert all(size <= budget or size == longest for size in reader.sizes)
             assert len(reader.sizes) < 20 * runs
@@ -267,7 +259,7 @@ def test_texts_that_have_ended_are_let_go() -> None:
     generator = np.random.default_rng(7)
     reader = Counted(tiny("neox"))
     texts = some_texts(generator, 40, most=30)
-    (sampled,) = generate(reader, [texts], SAMPLING, CPU)
+    (sampled,) = generate(reader, [texts], SAMPLING, BUDGET, CPU)
     read_in_vain = 0
     for step, size in enumerate(reader.sizes[1:], 1):
         going_on = sum(len(row) > step for row in sampled)
@@ -282,15 +274,15 @@ def test_run_that_is_done_is_not_read_for_the_others() -> None:
     models = [tiny("neox", seed) for seed in range(2)]
     short, long = some_texts(generator, 20, most=3), some_texts(generator, 20, most=12)
     together, alone = Counted(*models), Counted(models[1])
-    generate(alone, [long], SAMPLING, CPU)
-    generate(together, [short, long], SAMPLING, CPU)
+    generate(alone, [long], SAMPLING, BUDGET, CPU)
+    generate(together, [short, long], SAMPLING, BUDGET, CPU)
     assert len(together.sizes) == len(alone.sizes)
     assert together.sizes[3:] == alone.sizes[3:]
 
 
 def test_window_is_allowed_only_where_it_hides_nothing() -> None:
     """The last token sampled is not read: of 10 and 7 tokens, 16 are."""
-    model = tiny("mistral")
+    model = tiny("mistral", sliding_window=16)
     prompt = list(range(1, 11))
     for limit in (7, 8):
         texts = Texts([prompt], np.full((1, limit), 0.5), [limit])

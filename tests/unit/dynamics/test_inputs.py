@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from encoded import encode
-from gptfluence.dynamics.inputs import Inputs, Text, batch_tokens, batches_of_texts
+from gptfluence.dynamics.cuts import Budget
+from gptfluence.dynamics.inputs import Inputs
 from gptfluence.io import read_parquet, write_parquet
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -22,7 +22,8 @@ def tokenizer(model_folder: Path) -> PreTrainedTokenizerBase:
 
 
 def make_inputs(spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, context: int = 96) -> Inputs:
-    return Inputs(spec, lambda: tokenizer, context, len(tokenizer), CPU)
+    budget = Budget.of(spec["evaluation_tokens"], len(tokenizer))
+    return Inputs(spec, lambda: tokenizer, context, budget, CPU)
 
 
 def rows_of(spec: dict[str, Any], task: str, part: str, form: str = "instruction") -> list[dict[str, Any]]:
@@ -163,37 +164,3 @@ def test_decoded_text_has_no_marks_and_no_margins(gang: dict[str, Any], tokenize
     for _ in range(2):
         assert inputs.decode(tokens) == "the große river"
     assert inputs.decode(()) == ""
-
-
-# ------------------------------------------------------------------------------------------------------- batches
-
-
-def make_text(row: int, prompt: int, limit: int) -> Text:
-    fixed = {"task": "text", "example": row, "references": ("x",), "metrics": ("bleu",)}
-    return Text(row=row, prompt=(1,) * prompt, limit=limit, **fixed)
-
-
-def test_batches_of_texts_of_any_lengths() -> None:
-    """Each text once, prompts of like lengths together, within the budget; none could have taken the next one in."""
-    generator = np.random.default_rng(1)
-    batches_seen = oversize_seen = 0
-    for _ in range(200):
-        sizes = generator.integers(1, 60, size=(generator.integers(1, 40), 2)).tolist()
-        texts = [make_text(row, prompt, limit) for row, (prompt, limit) in enumerate(sizes)]
-        budget = int(generator.integers(1, 1000))
-
-        def held(batch: list[Text]) -> int:
-            return len(batch) * (max(len(t.prompt) for t in batch) + max(t.limit for t in batch))
-
-        batches = batches_of_texts(texts, budget)
-        order = [text for batch in batches for text in batch]
-        assert sorted(text.row for text in order) == list(range(len(texts)))
-        assert [len(text.prompt) for text in order] == sorted(len(text.prompt) for text in texts)
-        for batch, following in zip(batches, [*batches[1:], None], strict=True):
-            assert batch_tokens(batch) == held(batch)
-            assert held(batch) <= budget or len(batch) == 1
-            assert following is None or held([*batch, following[0]]) > budget
-            oversize_seen += held(batch) > budget
-        batches_seen += len(batches)
-    assert batches_seen > 1000 and oversize_seen > 100
-    assert batches_of_texts([], 10) == []

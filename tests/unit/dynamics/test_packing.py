@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from typing import Any
 
+import gpts
 import numpy as np
 import pytest
 import torch
-from gptfluence.dynamics import packing
+from gptfluence.dynamics.cuts import Budget, bucket_length
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.packing import (
     NAME,
@@ -15,8 +15,6 @@ from gptfluence.dynamics.packing import (
     Pack,
     Reader,
     Stream,
-    bucket_length,
-    cut_by_length,
     mean_losses,
     pack_by_length,
     pack_examples,
@@ -26,37 +24,14 @@ from gptfluence.dynamics.packing import (
 )
 from gptfluence.errors import UserError
 from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    GPT2Config,
-    GPTNeoXConfig,
-    GptOssConfig,
-    LlamaConfig,
-    MistralConfig,
     PreTrainedModel,
 )
 
 CPU = torch.device("cpu")
 VOCABULARY = 101
+tiny = functools.partial(gpts.tiny, vocabulary=VOCABULARY)
 # One token, one bucket's ends and what is just beyond them, and long ones.
 LENGTHS = [2, 5, 16, 17, 40, 71, 15, 33, 2, 64, 65]
-
-
-def tiny(kind: str, **changes: Any) -> PreTrainedModel:
-    """A random GPT whose weights are large enough for every token to count. Llama's key heads serve two heads each."""
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    sizes |= {"max_position_embeddings": 96, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 0}
-    grouped = {"num_key_value_heads": 2, "intermediate_size": 64}
-    config, own = {
-        "neox": (GPTNeoXConfig, {"intermediate_size": 64}),
-        "llama": (LlamaConfig, grouped),
-        "gpt2": (GPT2Config, {}),
-        "mistral": (MistralConfig, grouped),
-        "gemma2": (Gemma2Config, grouped | {"head_dim": 8}),
-        "gpt_oss": (GptOssConfig, grouped | {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}),
-    }[kind]
-    torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(config(**sizes | own | changes), attn_implementation=NAME).eval()
 
 
 KINDS = pytest.mark.parametrize("kind", ["neox", "llama", "gpt2"])
@@ -123,42 +98,9 @@ def test_stream_of_two_packs() -> None:
     assert stream.attention.longest == 4
 
 
-def test_cut_by_length_at_any_lengths() -> None:
-    """Each sequence once, the short ones first, within the budget; no group could have taken the next one in."""
-    generator = np.random.default_rng(1)
-    groups_seen = oversize_seen = by_logits = 0
-    logits_per_token = packing._LOGITS_PER_TOKEN
-    for _ in range(300):
-        count = int(generator.integers(1, 60))
-        lengths = generator.integers(1, generator.integers(2, 200), size=count).tolist()
-        kept = [int(generator.integers(1, n + 1)) for n in lengths]
-        budget, vocabulary = int(generator.integers(1, 400)), int(logits_per_token * generator.uniform(0, 30)) + 1
-
-        def fits(group: list[int]) -> tuple[bool, bool]:
-            logits = sum(kept[i] for i in group) * vocabulary  # noqa: B023
-            return sum(lengths[i] for i in group) <= budget, logits <= budget * logits_per_token  # noqa: B023
-
-        groups = cut_by_length(lengths, kept, budget, vocabulary)
-        order = [i for group in groups for i in group]
-        assert sorted(order) == list(range(count))
-        assert [lengths[i] for i in order] == sorted(lengths)
-        for group, following in zip(groups, [*groups[1:], None], strict=True):
-            assert all(fits(group)) or len(group) == 1
-            if following:
-                assert not all(fits([*group, following[0]]))
-                by_logits += fits([*group, following[0]])[0]
-            oversize_seen += not all(fits(group))
-        groups_seen += len(groups)
-    assert groups_seen > 1000 and oversize_seen > 100 and by_logits > 100
-
-
-def test_nothing_is_cut_into_nothing() -> None:
-    assert cut_by_length([], [], 10, 100) == [] and pack_by_length([], 10, 100) == []
-
-
 def test_packs_hold_each_example_once() -> None:
     examples = some_examples(LENGTHS * 3)
-    packs = pack_by_length(examples, 128, VOCABULARY)
+    packs = pack_by_length(examples, Budget.of(128, VOCABULARY))
     assert sorted(row for pack in packs for row in pack.rows.tolist()) == list(range(len(examples)))
     assert len(packs) > 5
     for pack in packs:
@@ -171,19 +113,10 @@ def test_packs_hold_each_example_once() -> None:
 def test_packs_of_runs_are_read_within_the_budget() -> None:
     sizes = [5, 3, 2, 11, 1, 9, 0, 1]
     packs = [(7 + i, Pack.of([(range(n), ())] if n else [], [0] if n else [])) for i, n in enumerate(sizes)]
-    parts = within_budget(packs, 10, 1)
+    parts = within_budget(packs, Budget.of(10, 1))
     assert [[len(pack.tokens) for _, pack in part] for part in parts] == [[5, 3, 2], [11], [1, 9, 0], [1]]
     assert [number for part in parts for number, _ in part] == [number for number, _ in packs]
-    assert within_budget([], 10, 1) == []
-
-
-def test_bucket_is_at_most_an_eighth_or_15_tokens_longer() -> None:
-    lengths = range(1, 10_000)
-    buckets = [bucket_length(n) for n in lengths]
-    assert buckets == sorted(buckets)
-    assert all(n <= bucket <= max(n + 15, n * 9 / 8) for n, bucket in zip(lengths, buckets, strict=True))
-    # Few lengths are told apart, so that most sequences share their bucket with others.
-    assert len(set(buckets)) < 80
+    assert within_budget([], Budget.of(10, 1)) == []
 
 
 # ------------------------------------------------------------------------------------------------------- reading

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from gptfluence.curricula.draw import draw_curricula, read_curriculum
-from gptfluence.dynamics import models, train
+from gptfluence.dynamics import collect, models, train
 from gptfluence.dynamics.checkpoints import scratch_files
+from gptfluence.dynamics.text_metrics import Scorer
 from gptfluence.dynamics.train import make_optimizer, train_runs
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
@@ -543,6 +544,40 @@ def test_unexpected_errors_are_told_apart(
     assert [shard(run).exists() for run in runs] == [False, False, True]
     assert [scratch_of(run)[1]["state"] for run in runs[:2]] == ["failed", "failed"]
     assert [scratch_of(run)[1]["step"] for run in runs[:2]] == [2, 2]
+
+
+def test_failure_beside_the_update_loses_no_step(gang: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run then goes on from where the gang was, to the same bytes."""
+    expected = undisturbed(gang)
+    evaluate, steps = collect.evaluate, []
+
+    def fail_once(*arguments: Any) -> None:
+        evaluate(*arguments)
+        steps.append({training.step for training in arguments[1].values()})
+        if len(steps) == 5:
+            raise MemoryError
+
+    monkeypatch.setattr(collect, "evaluate", fail_once)
+    train_runs(gang, MANIFEST)
+    assert steps == [{0}, {1}, {2}, {3}, {4}, {4}, {5}, {6}, {4}, {5}, {6}]
+    assert [shard(run).read_bytes() for run in gang["runs"]] == expected
+    assert os.listdir("data/scratch") == []
+
+
+def test_killed_scorer_costs_no_run(gang: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = undisturbed(gang)
+    ask, asked = Scorer.ask, itertools.count()
+
+    def ask_and_die(scorer: Scorer, texts: Any) -> None:
+        ask(scorer, texts)
+        if next(asked) == 3:
+            scorer._process.kill()
+            scorer._process.wait()
+
+    monkeypatch.setattr(Scorer, "ask", ask_and_die)
+    train_runs(gang, MANIFEST)
+    assert next(asked) > 2 * 7 - 3
+    assert [shard(run).read_bytes() for run in gang["runs"]] == expected
 
 
 def test_losses_that_are_not_finite_are_a_warning(gang: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:

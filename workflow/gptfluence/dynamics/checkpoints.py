@@ -325,16 +325,21 @@ class Scratch:
         if now >= self._next_telling:
             with self._interruptions.held():
                 self._tell("running")
-        if now >= self._next_save:
+        assert self._training is not None
+        if now >= self._next_save and self._training.step > self._saved:
             with self._interruptions.held():
                 settle()
                 self._save()
 
-    def stop(self) -> None:
-        """Keep what an interrupted run has reached: all of it but the step that was being evaluated."""
+    def keep(self) -> None:
+        """Write what the run has reached, if it is whole."""
         assert self._training is not None
         if self._training.whole and self._training.step > self._saved:
             self._save()
+
+    def stop(self) -> None:
+        """Keep what an interrupted run has reached: all of it but the step that was being evaluated."""
+        self.keep()
         goes_on = f"goes on from step {self._saved}" if self._saved else "starts anew"
         LOG.info("run %s: interrupted at step %d; next time, it %s", self._run["run_id"], self._training.step, goes_on)
         self._tell("stopped", f"interrupted; next time, it {goes_on}")

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from gptfluence.dynamics.checkpoints import Interruptions, Scratch, Training
+from gptfluence.dynamics.cuts import Budget, held_tokens
 from gptfluence.dynamics.gangs import Gang
 from gptfluence.dynamics.generate import Sampling, Texts, generate, sampling_numbers
-from gptfluence.dynamics.inputs import Inputs, Text, batch_tokens
-from gptfluence.dynamics.packing import Reader, Stream, how_many, mean_losses, token_losses, within_budget
+from gptfluence.dynamics.inputs import Inputs, Text
+from gptfluence.dynamics.packing import Reader, Stream, mean_losses, token_losses, within_budget
 from gptfluence.dynamics.text_metrics import Scorer
 
 LOG = logging.getLogger("gptfluence")
@@ -49,12 +50,12 @@ class Settings:
     """How much is computed at once, and how texts are sampled.
 
     Attributes:
-        evaluation_tokens: most tokens read in one go, over all runs.
+        budget: of what is read in one go.
         text_tokens: most tokens of the texts sampled together, over all runs.
         autocast: the type that products of matrices are computed in; None: as the weights are.
     """
 
-    evaluation_tokens: int
+    budget: Budget
     text_tokens: int
     sampling: Sampling
     autocast: torch.dtype | None
@@ -88,7 +89,7 @@ def train_gang(
             # Up to the update nothing changes but what is measured: an interrupted step is measured anew.
             gang.train(False)
             with _precision(settings, inputs.device):
-                evaluate(gang, now, [trainees[i].training for i in now], inputs, settings)
+                evaluate(gang, {i: trainees[i].training for i in now}, inputs, settings)
                 samples = _sample(gang, now, trainees, inputs, settings)
             with interruptions.held():
                 open_scores.settle()
@@ -96,7 +97,7 @@ def train_gang(
             going = [i for i in now if step < trainees[i].run["steps"]]
             gang.train(True)
             packs = [(i, inputs.train_pack(trainees[i].curriculum[step])) for i in going]
-            for part in within_budget(packs, settings.evaluation_tokens, settings.sampling.vocabulary):
+            for part in within_budget(packs, settings.budget):
                 updated = [trainees[i] for i, _ in part]
                 with interruptions.held():
                     for trainee in updated:
@@ -107,9 +108,10 @@ def train_gang(
                     for trainee in updated:
                         trainee.training.step += 1
                         trainee.training.whole = True
-            for i in going:
-                trainees[i].scratch.between_steps(open_scores.settle)
             ended = [i for i in now if i not in going]
+            for i in left:
+                if i not in ended:
+                    trainees[i].scratch.between_steps(open_scores.settle)
             if ended:
                 with interruptions.held():
                     open_scores.settle()
@@ -128,25 +130,32 @@ def train_gang(
             open_scores.settle()
         except RuntimeError:  # without the last scores no checkpoint can be written; the first error says more
             raise error from None
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            for i in left:
+        # Also the runs that are not to blame for an error go on from where they are.
+        for i in left:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
                 trainees[i].scratch.stop()
+            else:
+                trainees[i].scratch.keep()
         raise
 
 
 @torch.no_grad()  # not inference_mode: there, weights would be cast to bf16 anew at every call
-def evaluate(
-    gang: Gang, members: Sequence[int], trainings: Sequence[Training], inputs: Inputs, settings: Settings
-) -> None:
-    """Measure the mean loss over the target tokens of each test example, in nats per token, at each run's step."""
+def evaluate(gang: Gang, trainings: dict[int, Training], inputs: Inputs, settings: Settings) -> None:
+    """Measure the mean loss over the target tokens of each test example, in nats per token, at each run's step.
+
+    Args:
+        trainings: by their numbers in the gang.
+    """
+    measured = []
     for number, pack in enumerate(inputs.packs):
-        together = how_many(pack, settings.evaluation_tokens, settings.sampling.vocabulary)
-        for first in range(0, len(members), together):
-            some = trainings[first : first + together]
-            stream = inputs.test_stream(number, len(some))
-            losses = mean_losses(gang.reader(members[first : first + together]), stream).cpu().numpy()
-            for training, part in zip(some, losses.reshape(len(some), -1), strict=True):
-                training.losses[training.step, pack.rows] = part
+        for part in within_budget([(i, pack) for i in trainings], settings.budget):
+            members = [i for i, _ in part]
+            losses = mean_losses(gang.reader(members), inputs.test_stream(number, len(members)))
+            measured.append((members, pack.rows, losses))
+    # Fetched at the end: a GPU is not waited for between two packs.
+    for members, rows, losses in measured:
+        for i, part in zip(members, losses.cpu().numpy().reshape(len(members), -1), strict=True):
+            trainings[i].losses[trainings[i].step, rows] = part
 
 
 def update(reader: Reader, stream: Stream, trainings: Sequence[Training], settings: Settings) -> None:
@@ -190,12 +199,12 @@ def _sample(
     """Sample a continuation of each text at each member's step."""
     samples: list[_Sample] = []
     for batch in inputs.text_batches:
-        together = max(1, settings.text_tokens // batch_tokens(batch))
+        together = max(1, int(settings.text_tokens // held_tokens([text.size for text in batch])))
         for first in range(0, len(members), together):
             some = members[first : first + together]
             texts = [_texts(batch, trainees[i]) for i in some]
             sampled = generate(lambda m, some=some: gang.reader([some[i] for i in m]), texts,
-                               settings.sampling, inputs.device)  # fmt: skip
+                               settings.sampling, settings.budget, inputs.device)  # fmt: skip
             for i, rows in zip(some, sampled, strict=True):
                 training = trainees[i].training
                 samples += [
@@ -236,10 +245,10 @@ class _OpenScores:
 
     def settle(self) -> None:
         """Wait for the scores that are open, and put them where they belong."""
-        samples, self._samples = self._samples, []
-        if samples:
+        if self._samples:
             assert self._scorer is not None
-            for sample, scores in zip(samples, self._scorer.answers().T, strict=True):
+            for sample, scores in zip(self._samples, self._scorer.answers().T, strict=True):
                 for i, metric in enumerate(("bleu", "rouge_l")):
                     if metric in sample.text.metrics:
                         sample.training.texts[i, sample.step, sample.text.row] = scores[i]
+            self._samples = []

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gptfluence.dynamics.packing import Attention, Pack, Reader, Stream, cut_by_length, within_budget
+from gptfluence.dynamics.cuts import Budget, cut_by_length
+from gptfluence.dynamics.packing import Attention, Pack, Reader, Stream, within_budget
 from gptfluence.randomness import named_generator
 
 # How many of the likeliest tokens are looked at, until they are the nucleus: to sort them all takes long.
@@ -61,20 +62,16 @@ def choose_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen, and how much is read at once.
+    """How tokens are chosen.
 
     Attributes:
         temperature, top_p: of the distribution that is drawn from.
         end: id of the end-of-text token.
-        tokens: most tokens read in one go, over all runs.
-        vocabulary: size of a token's logits.
     """
 
     temperature: float
     top_p: float
     end: int
-    tokens: int
-    vocabulary: int
 
 
 @dataclass(frozen=True)
@@ -94,21 +91,26 @@ class Texts:
 
 @torch.no_grad()  # not inference_mode: there, weights would be cast to bf16 anew at every call
 def generate(
-    readers: Callable[[Sequence[int]], Reader], runs: Sequence[Texts], sampling: Sampling, device: torch.device
+    readers: Callable[[Sequence[int]], Reader],
+    runs: Sequence[Texts],
+    sampling: Sampling,
+    budget: Budget,
+    device: torch.device,
 ) -> list[list[list[int]]]:
     """Sample a continuation of each text of each run, all together.
 
     Args:
         readers: given some runs' numbers, returns what reads streams of as many packs.
+        budget: of the prompts that are read in one go.
 
     Returns:
         The new token ids of each text, by run; with the end-of-text token, where that came before the limit.
     """
     held = [_Held(texts, sampling, device) for texts in runs]
-    rounds = [run.packs() for run in held]
+    rounds = [run.packs(budget) for run in held]
     for i in range(max(map(len, rounds))):
         packs = [(number, packs[i]) for number, packs in enumerate(rounds) if i < len(packs)]
-        for part in within_budget(packs, sampling.tokens, sampling.vocabulary):
+        for part in within_budget(packs, budget):
             _read_prompts(readers, held, part, sampling, device)
     everybody = readers(range(len(held)))
     while any([run.let_go() for run in held]):
@@ -139,11 +141,10 @@ class _Held:
         self.lengths = np.empty(0, np.int64)
         self._most = max(len(prompt) + limit for prompt, limit in zip(texts.prompts, texts.limits, strict=True))
 
-    def packs(self) -> list[Pack]:
+    def packs(self, budget: Budget) -> list[Pack]:
         """Return the prompts, cut to what may be read in one go: however many runs there are."""
         prompts = self._texts.prompts
-        lengths = [len(prompt) for prompt in prompts]
-        groups = cut_by_length(lengths, [1] * len(prompts), self._sampling.tokens, self._sampling.vocabulary)
+        groups = cut_by_length([(len(prompt), 1) for prompt in prompts], budget)
         return [Pack.of([(prompts[i], ()) for i in group], group) for group in groups]
 
     def hold(self, pack: Pack, keys_values: list[tuple[torch.Tensor, torch.Tensor]], tokens: Sequence[int]) -> None:

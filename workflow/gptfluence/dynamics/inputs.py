@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,12 @@ from typing import Any
 
 import torch
 
+from gptfluence.dynamics.cuts import Budget, cut_texts, text_limit
 from gptfluence.dynamics.examples import Encoded, Tokenizer, cut
 from gptfluence.dynamics.packing import Pack, Stream, pack_by_length, pack_examples
 from gptfluence.dynamics.tokens import tokenised
 
 LOG = logging.getLogger("gptfluence")
-
-# A generated text may be this many tokens longer than the longest reference; more could only lower its scores.
-_SPARE_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,11 @@ class Text:
     metrics: tuple[str, ...]
     limit: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Tokens of the prompt, and most new ones."""
+        return len(self.prompt), self.limit
+
 
 class Inputs:
     """Everything that the runs of a gang share.
@@ -56,7 +58,7 @@ class Inputs:
         spec: dict[str, Any],
         tokenizer: Callable[[], Tokenizer],
         context: int,
-        vocabulary: int,
+        budget: Budget,
         device: torch.device,
     ) -> None:
         run = spec["runs"][0]
@@ -83,8 +85,8 @@ class Inputs:
             tests = [row for row in tasks[task].rows if row["part"] == "test"]
             metrics = tuple(spec["metrics"][task])
             if "bleu" in metrics or "rouge_l" in metrics:
-                longest = max(row["longest_reference"] for row in tests) + _SPARE_TOKENS
-                limit = min(spec["generation"]["max_new_tokens"], context // 2, longest)
+                longest = max(row["longest_reference"] for row in tests)
+                limit = text_limit(longest, spec["generation"]["max_new_tokens"], context)
                 self.texts += [
                     Text(
                         row=len(encoded_tests) + i,
@@ -99,7 +101,8 @@ class Inputs:
                 ]
             encoded_tests += map(encoded, tests)
             self.tests += [(task, row["example"]) for row in tests]
-        self.text_batches = batches_of_texts(self.texts, spec["generation"]["batch_tokens"])
+        batches = cut_texts([text.size for text in self.texts], spec["generation"]["batch_tokens"])
+        self.text_batches = [[self.texts[i] for i in batch] for batch in batches]
         examples = [*self.train.values(), *encoded_tests]
         truncated = sum(example.truncated for example in examples)
         if truncated:
@@ -111,14 +114,13 @@ class Inputs:
                 context,
             )
         self._truncated_tests = sum(example.truncated for example in encoded_tests)
-        self.packs = pack_by_length(encoded_tests, spec["evaluation_tokens"], vocabulary)
+        self.packs = pack_by_length(encoded_tests, budget)
         self._streams: dict[tuple[int, int], Stream] = {}
+        self._tokenizer = tokenizer
 
-        def decoded(tokens: tuple[int, ...]) -> str:
-            return tokenizer().decode(tokens, skip_special_tokens=True).strip()
-
-        # Between two steps most samples stay what they were.
-        self.decode = functools.lru_cache(maxsize=1 << 12)(decoded)
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return sampled tokens as text, without marks and the space that joins it to the prompt."""
+        return self._tokenizer().decode(tokens, skip_special_tokens=True).strip()
 
     def truncated_of(self, pool: str) -> int:
         """Return how many of a pool's examples and of the tests are longer than the context."""
@@ -133,24 +135,3 @@ class Inputs:
     def train_pack(self, keys: Sequence[tuple[str, int]]) -> Pack:
         """Return training examples, by task and number, as one pack."""
         return pack_examples([self.train[key] for key in keys])
-
-
-def batches_of_texts(texts: Sequence[Text], budget: int) -> list[list[Text]]:
-    """Cut the texts of all tasks into batches of like prompts: a decoding step costs little more for many.
-
-    Args:
-        budget: most tokens of a batch, prompts filled up to the longest and what may be generated.
-    """
-    batches: list[list[Text]] = []
-    for text in sorted(texts, key=lambda text: (len(text.prompt), text.row)):
-        grown = [*batches[-1], text] if batches else [text]
-        if batches and batch_tokens(grown) <= budget:
-            batches[-1] = grown
-        else:
-            batches.append([text])
-    return batches
-
-
-def batch_tokens(batch: Sequence[Text]) -> int:
-    """Return the most tokens that the texts of a batch may hold, each filled up to the longest."""
-    return len(batch) * (max(len(text.prompt) for text in batch) + max(text.limit for text in batch))

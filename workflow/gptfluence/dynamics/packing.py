@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from transformers import AttentionInterface
 
+from gptfluence.dynamics.cuts import Budget, bucket_length, cut, cut_by_length
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.errors import UserError
-
-# Logits for each token of the budget: bounds their memory where the vocabulary is large and targets are long.
-_LOGITS_PER_TOKEN = 2048
 
 
 @dataclass(frozen=True)
@@ -68,50 +66,16 @@ def pack_examples(examples: Sequence[Encoded], rows: Sequence[int] | None = None
     return Pack.of(pairs, range(len(pairs)) if rows is None else rows)
 
 
-def cut_by_length(lengths: Sequence[int], kept: Sequence[int], budget: int, vocabulary: int) -> list[list[int]]:
-    """Cut sequences, sorted by length, into groups of at most `budget` tokens and a like amount of logits.
-
-    Returns:
-        The sequences' indices; one that is beyond the budget by itself is a group of its own.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    most = budget * _LOGITS_PER_TOKEN // vocabulary
-    groups: list[list[int]] = []
-    tokens = logits = 0
-    for i in order:
-        tokens, logits = tokens + lengths[i], logits + kept[i]
-        if not groups or tokens > budget or logits > most:
-            groups.append([])
-            tokens, logits = lengths[i], kept[i]
-        groups[-1].append(i)
-    return groups
-
-
-def pack_by_length(examples: Sequence[Encoded], budget: int, vocabulary: int) -> list[Pack]:
+def pack_by_length(examples: Sequence[Encoded], budget: Budget) -> list[Pack]:
     """Cut the examples into packs within the budget, the short ones first."""
-    lengths = [len(example.tokens) for example in examples]
-    groups = cut_by_length(lengths, [example.target for example in examples], budget, vocabulary)
+    groups = cut_by_length([(len(example.tokens), example.target) for example in examples], budget)
     return [pack_examples([examples[i] for i in group], group) for group in groups]
 
 
-def within_budget(packs: Sequence[tuple[int, Pack]], budget: int, vocabulary: int) -> list[list[tuple[int, Pack]]]:
-    """Cut the packs of several runs into parts of at most `budget` tokens and a like amount of logits."""
-    most = budget * _LOGITS_PER_TOKEN // vocabulary
-    parts: list[list[tuple[int, Pack]]] = []
-    tokens = logits = 0
-    for number, pack in packs:
-        tokens, logits = tokens + len(pack.tokens), logits + len(pack.labels)
-        if not parts or tokens > budget or logits > most:
-            parts.append([])
-            tokens, logits = len(pack.tokens), len(pack.labels)
-        parts[-1].append((number, pack))
-    return parts
-
-
-def how_many(pack: Pack, budget: int, vocabulary: int) -> int:
-    """Return how many runs may read the same pack together."""
-    most = budget * _LOGITS_PER_TOKEN // vocabulary
-    return max(1, min(budget // len(pack.tokens), most // len(pack.labels)))
+def within_budget(packs: Sequence[tuple[int, Pack]], budget: Budget) -> list[list[tuple[int, Pack]]]:
+    """Cut numbered packs, one of each run, into parts that are read in one go."""
+    groups = cut([(len(pack.tokens), len(pack.labels)) for _, pack in packs], budget)
+    return [[packs[i] for i in group] for group in groups]
 
 
 # ------------------------------------------------------------------------------------------------------- streams
@@ -263,12 +227,6 @@ class CausalAttention:
             outputs.append(output.flatten(1, 2))
         joined = torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
         return _FromBuckets.apply(joined, self.take, self.restore)[..., :size]
-
-
-def bucket_length(length: int) -> int:
-    """Return to what length a sequence is filled up for its attention: at most an eighth more, or 15 tokens."""
-    step = max(16, 1 << max(length.bit_length() - 4, 0))
-    return -(-length // step) * step
 
 
 class _ToBuckets(torch.autograd.Function):

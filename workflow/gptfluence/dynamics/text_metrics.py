@@ -43,17 +43,23 @@ class Scorer:
     """
 
     def __enter__(self) -> Scorer:
-        command = [sys.executable, "-m", "gptfluence.dynamics.text_metrics"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+        self._start()
         # Between two steps most samples stay the same text.
         self._known: dict[Text, tuple[float, float]] = {}
         self._asked: list[Text] = []
         self._wanted: list[Text] = []
         return self
 
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "gptfluence.dynamics.text_metrics"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
     def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
         assert self._process.stdin and self._process.stdout
         self._process.kill()
         with contextlib.suppress(BrokenPipeError):
@@ -64,9 +70,15 @@ class Scorer:
     def ask(self, texts: Iterable[Text]) -> None:
         """Have texts scored; what was asked before must have been answered.
 
+        A process that has ended is started anew: what ended it concerned the run that had asked.
+
         Raises:
-            RuntimeError: the process has ended; so in `answers`.
+            RuntimeError: the process has ended meanwhile; so in `answers`.
         """
+        if self._process.poll() is not None:
+            self._end()
+            self._start()
+            self._asked, self._wanted = [], []
         assert not self._asked and self._process.stdin
         asked = list(texts)
         wanted = [text for text in dict.fromkeys(asked) if text not in self._known]
@@ -82,12 +94,12 @@ class Scorer:
         """Return BLEU and ROUGE-L of the texts last asked about, [2, texts]."""
         assert self._process.stdout
         asked, wanted = self._asked, self._wanted
-        self._asked, self._wanted = [], []
         if wanted:
             line = self._process.stdout.readline()
             if not line.endswith("\n"):
                 raise _ended()
             self._known |= zip(wanted, map(tuple, json.loads(line)), strict=True)
+        self._asked, self._wanted = [], []
         self._known = {text: self._known[text] for text in asked}
         return np.array([self._known[text] for text in asked], np.float64).reshape(-1, 2).T
 

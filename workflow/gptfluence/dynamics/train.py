@@ -27,6 +27,7 @@ import torch
 from gptfluence.curricula.draw import read_curriculum
 from gptfluence.dynamics.checkpoints import Interruptions, Scratch, Training, clear_scratch
 from gptfluence.dynamics.collect import Settings, Trainee, train_gang
+from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.gangs import Gang, can_join, gang_width
 from gptfluence.dynamics.generate import Sampling
 from gptfluence.dynamics.inputs import Inputs
@@ -107,18 +108,16 @@ class _Job:
         self._spec, self._device, self._scorer = spec, device, scorer
         self._base = load_model(spec["model"], device)
         tokenizer = functools.cache(lambda: load_tokenizer(spec["model"]))
-        vocabulary = self._base.config.vocab_size
-        self._inputs = Inputs(spec, tokenizer, context_length(spec["model"], self._base), vocabulary, device)
+        budget = Budget.of(spec["evaluation_tokens"], self._base.config.vocab_size)
+        self._inputs = Inputs(spec, tokenizer, context_length(spec["model"], self._base), budget, device)
         generation = spec["generation"]
         self._settings = Settings(
-            evaluation_tokens=spec["evaluation_tokens"],
+            budget=budget,
             text_tokens=generation["batch_tokens"],
             sampling=Sampling(
                 temperature=generation["temperature"],
                 top_p=generation["top_p"],
                 end=self._inputs.end,
-                tokens=spec["evaluation_tokens"],
-                vocabulary=vocabulary,
             ),
             autocast={"fp32": None, "bf16": torch.bfloat16}[spec["precision"]],
         )
@@ -184,6 +183,8 @@ class _Job:
             scratch = self._scratches[run["run_id"]] = self._scratch(run, interruptions)
             scratch.start(training)
             trainees.append(Trainee(run, curriculum, training, scratch))
+        if not trainees:
+            return
         began = time.monotonic()
         first_steps = {trainee.run["run_id"]: trainee.training.step for trainee in trainees}
 
@@ -202,8 +203,6 @@ class _Job:
             except UserError as error:
                 self._fail(run, error, interruptions)
 
-        if not trainees:
-            return
         gang = Gang([trainee.training.model for trainee in trainees], self._joined)
         train_gang(gang, trainees, self._inputs, self._settings, self._scorer, interruptions, finish)
 
