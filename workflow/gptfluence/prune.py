@@ -8,9 +8,9 @@ from pathlib import Path
 
 from gptfluence.adopt import FOLDERS
 from gptfluence.design import Design
+from gptfluence.dynamics.tokens import TOKENS
 
 SCRATCH = "data/scratch"
-TOKENS = "data/tokens"
 _DAY = 24 * 60 * 60
 
 

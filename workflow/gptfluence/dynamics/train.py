@@ -123,6 +123,7 @@ class _Job:
         )
         # What is compiled is compiled as it is.
         self._joined = not spec["compile"] and can_join(self._base, spec["model"]["lora"], device)
+        self._modules, self._versions = module_digests(*DYNAMICS_CODE), _versions()
         self.failed: dict[str, str] = {}
         self._scratches: dict[str, Scratch] = {}
 
@@ -199,7 +200,8 @@ class _Job:
                      run["run_id"], steps, time.monotonic() - began, beside, mean[0], mean[-1])  # fmt: skip
             try:
                 with trainee.scratch.finishing():
-                    write_parquet(run["shard"], self._dynamics(trainee.training), self._provenance(run))
+                    table = dynamics_table(self._inputs.tests, losses, trainee.training.texts)
+                    write_parquet(run["shard"], table, self._provenance(run))
             except UserError as error:
                 self._fail(run, error, interruptions)
 
@@ -207,7 +209,7 @@ class _Job:
         train_gang(gang, trainees, self._inputs, self._settings, self._scorer, interruptions, finish)
 
     def _scratch(self, run: dict[str, Any], interruptions: Interruptions) -> Scratch:
-        made_by = {"code": self._spec["code"], "device": self._device.type, "versions": _versions()}
+        made_by = {"code": self._spec["code"], "device": self._device.type, "versions": self._versions}
         return Scratch(run, made_by, self._spec["checkpoint_minutes"], interruptions)
 
     def _fail(self, run: dict[str, Any], error: Exception, interruptions: Interruptions) -> None:
@@ -221,9 +223,6 @@ class _Job:
             return torch.cuda.mem_get_info()[0] / 1e9
         return self._spec["memory_gb"]
 
-    def _dynamics(self, training: Training) -> pa.Table:
-        return dynamics_table(self._inputs.tests, training.losses, training.texts)
-
     def _provenance(self, run: dict[str, Any]) -> dict[str, Any]:
         own = ("gang", "group", "split", "seed", "curriculum", "shard")  # where the run stands in the plan and on disk
         return {
@@ -231,10 +230,10 @@ class _Job:
             "hash": run["hash"],
             **{key: self._spec[key] for key in ("model", "optimizer", "generation", "precision", "compile", "code")},
             "tasks": {task: Path(path).name for task, path in self._spec["tasks"].items()},
-            "modules": module_digests(*DYNAMICS_CODE),
+            "modules": self._modules,
             "truncated_examples": self._inputs.truncated_of(run["pool"]),
             "device": self._device.type,
-            "versions": _versions(),
+            "versions": self._versions,
         }
 
 
