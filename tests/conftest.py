@@ -13,7 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import yaml
-from pipeline import ROOT, make_tiny, snakemake
+from pipeline import ROOT, make_tiny, make_whole, snakemake
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +36,9 @@ def tiny_params(raw_params: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the whole pipeline has run at the tiny scale. Tests may look, and copy it."""
+    """A folder in which the whole pipeline has run at a tiny scale. Tests may look, and copy it."""
     folder = tmp_path_factory.mktemp("finished")
-    raw = make_tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    raw = make_whole(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     result = snakemake(folder)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -17,8 +17,8 @@ import yaml
 from pipeline import ROOT, make_tiny
 
 BIN = Path(sys.executable).parent
-FOLDERS = ("data/tasks", "data/curricula", "data/models", "data/dynamics",
-           "results/features", "results/simulators", "results/simulations",
+FOLDERS = ("data/tasks", "data/curricula", "data/models", "data/dynamics", "data/mislabels",
+           "results/features", "results/attribution", "results/simulators", "results/simulations",
            "results/scores", "results/tables", "results/figures")  # fmt: skip
 """What the stages make, plan aside."""
 
@@ -27,7 +27,7 @@ SHARED_OUTPUTS = ("results/scores", "results/tables", "results/figures")
 
 
 def make_small(raw: dict[str, Any]) -> dict[str, Any]:
-    """Turn the shipped params.yaml into the smallest plan with every kind of file: one task, 4 and 4 runs."""
+    """Turn the shipped params.yaml into a small plan, without attribution: one task, 4 and 4 runs."""
     small = make_tiny(raw)
     plan = small["scales"]["tiny"]
     plan |= {"pool": 8, "unseen_pool": 8, "test": 3}
@@ -37,7 +37,8 @@ def make_small(raw: dict[str, Any]) -> dict[str, Any]:
         settings |= one | {"runs": dict(few)}
     small["dynamics"]["pretraining"] |= {"sentences": 200, "vocabulary": 400}
     small["dynamics"]["generation"]["max_new_tokens"] = 6
-    small["simulators"]["methods"].pop("gptfluence_mlp")
+    for name in ("gptfluence_mlp", "gptfluence_gradients"):
+        small["simulators"]["methods"].pop(name)
     small["baselines"]["trivial"] = ["persistence", "mean_curve"]
     small["paper"]["example_curves"] = 1
     return small
@@ -235,16 +236,19 @@ def make_repository(folder: Path, home: Path, params: Mapping[str, Any] | None =
 
 def keep_one_table_and_figure(repository: Repository) -> None:
     """Leave table_1 and figure_6 alone in a copy of the project: the others are made in the same way, and take time."""
-    for name, old, new in (
-        ("workflow/gptfluence/design.py", r"^TABLES = .*", 'TABLES = ("table_1",)'),
-        ("workflow/gptfluence/design.py", r"^FIGURES = .*", 'FIGURES = {"figure_6": ("scores",)}'),
-        ("dvc.yaml", r"foreach: \[table_1.*", "foreach: [table_1]"),
-        ("dvc.yaml", r"figure_2: curves\n *", ""),
-    ):
-        path = repository.path(name)
-        text, count = re.subn(old, new, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        assert count == 1, f"{name}: {old} occurs {count} times"
-        path.write_text(text, encoding="utf-8")
+    design = repository.path("workflow/gptfluence/design.py")
+    text = design.read_text(encoding="utf-8")
+    for name, new in (("TABLES", '{"table_1": ("scores",)}'), ("FIGURES", '{"figure_6": ("scores",)}')):
+        text, count = re.subn(rf"^{name} = {{.*?^}}", f"{name} = {new}", text, flags=re.MULTILINE | re.DOTALL)
+        assert count == 1, f"{name} occurs {count} times"
+    design.write_text(text, encoding="utf-8")
+    path = repository.path("dvc.yaml")
+    dvc = yaml.safe_load(path.read_text(encoding="utf-8"))
+    stages = dvc["stages"]
+    del stages["table_attribution"], stages["figure_attribution"]
+    stages["tables"]["foreach"] = ["table_1"]
+    stages["figures"]["foreach"] = {"figure_6": "scores"}
+    path.write_text(yaml.safe_dump(dvc, sort_keys=False), encoding="utf-8")
 
 
 def md5(path: Path) -> str:
@@ -253,7 +257,8 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-_COLLECTING = ("all", "total", "tasks", "curricula", "dynamics", "simulators", "scores", "tables", "figures")
+_COLLECTING = ("all", "total", "tasks", "curricula", "dynamics", "features", "attribution", "simulators", "mislabels",
+               "scores", "tables", "figures")  # fmt: skip
 
 
 def jobs(said: str) -> dict[str, int]:

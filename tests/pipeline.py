@@ -21,8 +21,9 @@ def make_tiny(raw: dict[str, Any]) -> dict[str, Any]:
     for name in ("simfluence_additive", "simfluence_multiplicative"):
         methods.pop(name)
     methods["gptfluence_mlp"] |= {"epochs": 3, "learning_rates": [1e-3]}
-    for name in ("simfluence", "gptfluence"):
+    for name in ("simfluence", "gptfluence", "gptfluence_gradients"):
         methods[name]["strengths"] = [0.1, 10.0]
+    raw["attribution"] |= {"checkpoints": 3, "projection": 4, "replays": []}
     raw["scores"]["bootstrap_samples"] = 50
     runs = {"fit": 2, "validate": 1, "held_out": 2, "unseen": 1}
     settings = {"models": ["tiny"], "draw": 8, "batch": 4, "epochs": 1, "learning_rate": 1e-3, "runs": runs}
@@ -42,6 +43,21 @@ def make_tiny(raw: dict[str, Any]) -> dict[str, Any]:
         }
     }
     return raw
+
+
+def make_whole(raw: dict[str, Any]) -> dict[str, Any]:
+    """Turn the shipped params.yaml into a tiny plan of all stages: with attribution and mislabelled data."""
+    replays = raw["attribution"]["replays"]
+    whole = make_tiny(raw)
+    whole["attribution"]["replays"] = replays
+    plan = whole["scales"]["tiny"]
+    plan["scenarios"]["fine_tuning"]["subsets"] = 3
+    plan["mislabelled"] = {
+        **{"model": "tiny", "task": "sst2", "pool": 8, "test": 3, "flipped": 0.4, "seed": 1, "draw": 4},
+        **{"batch": 4, "epochs": 1, "learning_rate": 1e-3, "runs": {"fit": 2, "validate": 1}},
+        **{"retrainings": 1, "random_seeds": 2, "fractions": [0.25, 0.5]},
+    }
+    return whole
 
 
 def heed_interrupts() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from dvc_repository import Repository, jobs, stages_run
+from dvc_repository import Repository, jobs, make_repository, stages_run
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +61,24 @@ def test_after_clone_and_pull_nothing_runs(pulled: Repository, published: Reposi
     assert_nothing_to_do(pulled)
     shuffle_times(pulled)
     assert_nothing_to_do(pulled)
+
+
+def test_what_snakemake_made_of_every_stage_is_recorded_and_pulled(finished: Path, tmp_path: Path) -> None:
+    """A plan with attribution and mislabelled data: `dvc repro` computes nothing, and a clone that pulls has it all."""
+    raw = yaml.safe_load((finished / "params.yaml").read_text(encoding="utf-8"))
+    origin = make_repository(tmp_path / "origin", tmp_path / "home", raw)
+    for folder in ("data", "results"):
+        shutil.copytree(finished / folder, origin.path(folder), dirs_exist_ok=True)
+    origin.dvc("remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    said = origin.dvc("repro")
+    assert jobs(said) == {}, said
+    assert all(origin.made(folder) for folder in ("data/mislabels", "results/attribution"))
+    origin.commit("all stages")
+    origin.dvc("push")
+    clone = origin.clone_to(tmp_path / "clone")
+    clone.dvc("pull")
+    assert clone.digests() == origin.digests()
+    assert_nothing_to_do(clone)
 
 
 def test_order_of_pulls_does_not_matter(clone: Repository) -> None:

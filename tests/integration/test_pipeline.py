@@ -66,19 +66,36 @@ def test_every_artefact_is_there(finished: Path) -> None:
         "mean_curve",
         "simfluence",
         "gptfluence",
+        "gptfluence_gradients",
         "gptfluence_mlp",
+        "tracin",
+        "tracin_adamw",
+        "tracin_cp",
+        "grad_dot",
     }
     assert columns["setting"] == {"seen", "unseen_train"}
     assert columns["measure"] == {
         "all_steps_mse", "all_steps_mae", "final_step_spearman", "skill", "across_run_correlation",
     }  # fmt: skip
     assert json.loads((finished / "results/scores/metrics.json").read_text())
-    for number in (1, 2, 3, 4):
+    for table in ("1", "2", "3", "4", "attribution"):
         for ending in ("csv", "md", "tex", "html", "provenance.json"):
-            assert (finished / f"results/tables/table_{number}.{ending}").stat().st_size > 0
-    for figure in ("figure_2", "figure_6"):
+            assert (finished / f"results/tables/table_{table}.{ending}").stat().st_size > 0
+    for figure in ("figure_2", "figure_6", "figure_7", "figure_10", "figure_11", "figure_attribution"):
         assert (finished / f"results/figures/{figure}.pdf").read_bytes().startswith(b"%PDF")
         assert (finished / f"results/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_attribution_is_judged(finished: Path) -> None:
+    rows = read_parquet(finished / "results/scores/attribution.parquet").to_pylist()
+    assert {row["group"] for row in rows} == {"fine_tuning-tiny-rte"}
+    measured = {row["measure"] for row in rows if row["method"] == "trackstar" and row["value"] is not None}
+    assert measured >= {"lds", "tail_patch", "mrr", "recall_at_10", "seconds"}
+    measured = {row["measure"] for row in rows if row["method"] == "bm25_scaled" and row["value"] is not None}
+    assert measured >= {"all_steps_mse", "skill", "across_run_correlation"}
+    checked = read_parquet(finished / "results/scores/mislabels.parquet").to_pylist()
+    assert {row["method"] for row in checked} == {"gptfluence", "tracin", "loss", "random"}
+    assert {row["fraction"] for row in checked if row["measure"] == "accuracy"} == {0.0, 0.25, 0.5}
 
 
 def test_simulations_start_from_the_measured_value(finished: Path) -> None:

@@ -35,16 +35,54 @@ def paper(raw_params: dict[str, Any], root: Path) -> Design:
 
 
 def test_paper_scale_holds_the_papers_352_runs(paper: Design) -> None:
-    seen = [run for run in paper.runs.values() if run.split != "unseen"]
+    simulated = [run for run in paper.runs.values() if paper.groups[run.group].metrics]
+    seen = [run for run in simulated if run.split != "unseen"]
     assert len(seen) == 352
-    assert len(paper.runs) - len(seen) == 15  # three on the disjoint pool for each fine-tuned task
-    for group in paper.groups.values():
+    assert len(simulated) - len(seen) == 15  # three on the disjoint pool for each fine-tuned task
+    for group in (paper.groups[name] for name in {run.group for run in simulated}):
         counts = Counter(run.split for run in group.runs)
         assert (counts["fit"], counts["validate"], counts["held_out"]) == (25, 2, 5)
     fine = Counter((r.model, r.train_tasks[0]) for r in seen if r.scenario == "fine_tuning")
     assert fine == {("pythia-410m", task): 32 for task in FINE_TUNING}
     mixed = Counter(r.model for r in seen if r.scenario == "instruction_tuning")
     assert mixed == dict.fromkeys(INSTRUCTION_TUNING, 32)
+
+
+def test_paper_scale_holds_the_runs_on_mislabelled_data(paper: Design) -> None:
+    runs = paper.groups[paper.mislabelled_group or ""].runs
+    assert Counter(run.split for run in runs) == {"fit": 25, "validate": 2, "noisy": 1, "corrected": 65}
+    checked = Counter(run.ranking for run in runs if run.split == "corrected")
+    assert checked == dict.fromkeys(["gptfluence", "tracin", "loss", *(f"random_{i}" for i in range(10))], 5)
+    # What is trained on corrected labels stands apart: it is known only after all that ranks them.
+    assert {Path(run.shard).parent.as_posix() for run in runs if run.split == "corrected"} == {
+        "data/mislabels/dynamics"
+    }
+    assert not {run.curriculum for run in runs if run.split == "corrected"} & set(paper.stages["curricula"])
+    assert len({run.hash for run in runs}) == len({run.curriculum for run in runs}) == len(runs)
+
+
+def test_corrected_runs_depend_on_what_ranks_the_labels(raw_params: dict[str, Any], root: Path) -> None:
+    def corrected(strengths: list[float]) -> set[str]:
+        raw_params["simulators"]["methods"]["gptfluence"]["strengths"] = strengths
+        return {run.hash for run in design_of(raw_params, root).corrected_runs()}
+
+    assert not corrected([1.0]) & corrected([2.0])
+
+
+def test_runs_on_subsets_share_a_draw_and_differ_in_order(raw_params: dict[str, Any], root: Path) -> None:
+    design = design_of(raw_params, root)
+    assert design.judged_groups() == [
+        "fine_tuning-nano-0.2m-rte", "fine_tuning-nano-0.2m-webnlg", "instruction_tuning-nano-0.2m-mixture",
+    ]  # fmt: skip
+    for name in design.judged_groups():
+        runs = [run for run in design.groups[name].runs if run.split == "subset"]
+        draws = Counter(run.draw_seed for run in runs)
+        assert len(draws) == 50 and set(draws.values()) == {2}
+        assert len({run.order_seed for run in runs}) == 100
+        others = {run.draw_seed for run in design.groups[name].runs if run.split != "subset"}
+        assert not others & set(draws)
+        specs = [design.gang_spec(gang) for gang in {run.gang for run in runs}]
+        assert {tuple(metrics) for spec in specs for metrics in spec["metrics"].values()} == {("loss",)}
 
 
 def test_rehearsal_has_the_papers_runs(raw_params: dict[str, Any], root: Path, paper: Design) -> None:
@@ -58,7 +96,7 @@ def test_rehearsal_has_the_papers_runs(raw_params: dict[str, Any], root: Path, p
 
 
 def test_paper_scale_has_the_papers_settings(paper: Design) -> None:
-    for run in paper.runs.values():
+    for run in (run for run in paper.runs.values() if paper.groups[run.group].metrics):
         assert run.draw == 128 and run.pool_size == 200
         if run.scenario == "fine_tuning":
             (task,) = run.train_tasks
@@ -73,6 +111,7 @@ def test_paper_scale_has_the_papers_settings(paper: Design) -> None:
     assert [m for m, spec in paper.models.items() if spec["lora"]] == ["pythia-2.8b"]
     assert {t: spec["test"] for t, spec in paper.tasks.items()} == {
         "sst2": 200, "rte": 277, "boolq": 200, "webnlg": 178, "wmt16_de_en": 200, "cnn_dailymail": 0,
+        "sst2_mislabelled": 200,
     }  # fmt: skip
 
 
@@ -85,7 +124,7 @@ def test_settings_equal_the_printed_tables(paper: Design, root: Path) -> None:
         rows = {(names[r["dataset"]], r["hyperparameter"]): r["value"] for r in csv.DictReader(file)}
     with open(folder / "table05_instruction_tuning_hyperparameters.csv", encoding="utf-8") as file:
         rows |= {(r["model"].lower(), r["hyperparameter"]): r["value"] for r in csv.DictReader(file)}
-    for run in paper.runs.values():
+    for run in (run for run in paper.runs.values() if paper.groups[run.group].metrics):
         key = run.train_tasks[0] if run.scenario == "fine_tuning" else run.model
         assert run.learning_rate == float(rows[key, "Learning rate"])
         assert run.batch == int(rows[key, "Batch size"])
@@ -138,7 +177,8 @@ def test_what_determines_a_run_changes_its_name(raw_params: dict[str, Any], root
         node = node[key]
     node[path[-1]] = value
     after = design_of(raw_params, root)
-    fine = [name for name, run in before.runs.items() if run.scenario == "fine_tuning"]
+    fine = [name for name, run in before.runs.items() if run.scenario == "fine_tuning" and run.split != "corrected"]
+    fine = [name for name in fine if before.groups[before.runs[name].group].metrics]
     assert fine and all(before.runs[name].shard != after.runs[name].shard for name in fine)
 
 
@@ -170,7 +210,9 @@ def test_local_tasks_are_known_by_their_contents(raw_params: dict[str, Any], roo
     write("b")
     second = design_of(raw_params, root)
     changed = {name for name, run in first.runs.items() if run.hash != second.runs[name].hash}
-    assert changed == {name for name, run in first.runs.items() if "rte" in run.train_tasks}
+    # Also what is ranked for correction: its simulator reads the features of all tasks, which stand in one file.
+    drawn = {run.run_id for run in first.drawn_runs()}
+    assert changed & drawn == {name for name in drawn if "rte" in first.runs[name].train_tasks}
 
 
 def test_own_task_gets_its_place(raw_params: dict[str, Any], root: Path, tmp_path: Path) -> None:
@@ -179,7 +221,7 @@ def test_own_task_gets_its_place(raw_params: dict[str, Any], root: Path, tmp_pat
     own = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl"), "metrics": ["loss", "bleu"]}
     raw_params["tasks"]["own"] = {"trivia": own}
     settings = raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]
-    settings["train_tasks"] = settings["test_tasks"] = ["trivia"]
+    settings |= {"train_tasks": ["trivia"], "test_tasks": ["trivia"], "subsets": 0}
     group = design_of(raw_params, root).groups["fine_tuning-nano-0.2m-trivia"]
     assert group.metrics == ("loss", "bleu")
 
@@ -187,7 +229,7 @@ def test_own_task_gets_its_place(raw_params: dict[str, Any], root: Path, tmp_pat
 def test_a_scenario_trains_only_on_what_it_tests(raw_params: dict[str, Any], root: Path) -> None:
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["test_tasks"] = ["rte"]
     groups = design_of(raw_params, root).groups.values()
-    assert [g.train_tasks for g in groups if g.scenario == "fine_tuning"] == [("rte",)]
+    assert [g.train_tasks for g in groups if g.scenario == "fine_tuning" and g.metrics] == [("rte",)]
 
 
 def test_where_local_files_stand_does_not_matter(raw_params: dict[str, Any], root: Path, tmp_path: Path) -> None:
@@ -242,19 +284,27 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
             if before[stage] != after[stage]
         }
 
-    items = dict.fromkeys(("table_1", "table_2", "table_3", "table_4", "figure_2", "figure_6"), 1)
+    tables = ("table_1", "table_2", "table_3", "table_4")
+    items = dict.fromkeys((*tables, "figure_2", "figure_6", "figure_10", "figure_11"), 1)
+    judged = dict.fromkeys(("scores_attribution", "table_attribution", "figure_attribution"), 1)
     assert changed_by("paper", "example_curves", value=3) == {"figure_2": 1}
-    assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items
-    # 9 groups x metrics are simulated: 5 of loss in fine-tuning, 2 x 2 of texts there, 3 x 3 in the mixtures.
+    assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items | judged
+    # 9 groups x metrics are simulated: 5 of loss in fine-tuning, 2 x 2 of texts there, 3 x 3 in the mixtures. It also
+    # ranks examples that may be mislabelled, so all that is trained on corrected labels is new.
     strengths = changed_by("simulators", "methods", "gptfluence", "strengths", value=[1.0])
-    assert strengths == {"simulators": 2 * (5 + 4 + 9), "scores": 1} | items
+    corrected = {"scores_mislabels", "table_attribution", "figure_attribution", "figure_7"}
+    assert strengths.pop("mislabels") > 100
+    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | items | dict.fromkeys(corrected, 1)
+    # Kernels and sketches of gradients: what is made of them, and no run.
+    damping = changed_by("attribution", "damping", value=0.2)
+    assert damping.keys() == {"features", "attribution", "simulators", "scores"} | items.keys() | judged.keys()
     runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=2)
     assert runs["curricula"] == 5 and runs["dynamics"] == 5 + 5  # a shard and a gang's manifest each
     assert runs["simulators"] == 5 + 4 and "tasks" not in runs
     assert "tasks" in changed_by("tasks", "world_seed", value=2)
     # A held-out run with another seed: its curriculum, shard and manifest, and no fit.
     seed = changed_by("scales", "nano", "seeds", value={"fine_tuning-nano-0.2m-sst2-13": 99})
-    assert seed == {"curricula": 1, "dynamics": 2, "simulators": 1, "scores": 1} | items
+    assert seed == {"curricula": 1, "dynamics": 2, "attribution": 1, "simulators": 1, "scores": 1} | items
     assert changed_by("dynamics", "checkpoint_minutes", value=1) == {}
 
 
@@ -274,9 +324,12 @@ def test_specs_are_json(raw_params: dict[str, Any], root: Path) -> None:
         design.encode_spec(),
         *(design.fit_spec(group, metric, method) for method in design.methods),
         design.simulate_spec(group, metric),
-        design.score_spec(),
-        design.table_spec("table_1"),
-        design.figure_spec("figure_2"),
+        design.attribute_spec(group),
+        design.replay_spec(design.replayed_gangs()[0]),
+        design.sketch_spec("nano-0.2m"),
+        design.rank_spec(),
+        design.correct_spec(),
+        *design.plain_specs().values(),
     ):
         assert json.loads(json.dumps(spec))
 

@@ -93,6 +93,23 @@ def test_every_mistake_at_once_each_with_its_line(raw_params: dict[str, Any], tm
         (("simulators", "methods", "mean_curve"), {}, "reserved name"),
         (("simulators", "methods", "simfluence", "strengths"), [], "at least 1 item"),
         (("curricula", "draw_seed"), -1, "greater than or equal to 0"),
+        (("attribution", "methods"), ["tracinn"], "'trackstar'"),
+        (("attribution", "checkpoints"), 1, "greater than or equal to 2"),
+        (("simulators", "methods", "tracin"), {}, "reserved name"),
+        (
+            ("simulators", "methods", "mine"),
+            {"kind": "additive", "scores": "ekfac", "scale": "none"},
+            "no method in attribution.methods 'ekfac'",
+        ),
+        (("scales", "nano", "scenarios", "fine_tuning", "subsets"), {"rte": 50}, "every model or every task"),
+        (("scales", "nano", "scenarios", "fine_tuning", "subsets"), -1, "greater than or equal to 0"),
+        (("scales", "nano", "mislabelled", "draw"), 200, "cannot draw 200 of a pool of 96"),
+        (("scales", "nano", "mislabelled", "batch"), 7, "do not fill batches of 7"),
+        (("scales", "nano", "mislabelled", "task"), "webnlg", "'sst2', 'rte' or 'boolq'"),
+        (("scales", "nano", "mislabelled", "model"), "nano-9m", "no model 'nano-9m'"),
+        (("scales", "nano", "mislabelled", "fractions"), [1.5], "less than or equal to 1"),
+        (("scales", "nano", "mislabelled", "test"), 1000, "at most 300"),
+        (("simulators", "methods", "gptfluence", "kind"), "simfluence", "ranks by simulators.methods.gptfluence"),
     ],
 )
 def test_mistake_is_named(
@@ -103,7 +120,7 @@ def test_mistake_is_named(
         node = node[key]
     node[path[-1]] = value
     lines = problems(raw_params, tmp_path)
-    assert any(message in line and path[0] in line for line in lines[1:]), lines
+    assert any(message in line and (path[0] in line or "mislabelled" in line) for line in lines[1:]), lines
 
 
 def test_file_that_is_not_yaml(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from gptfluence.io import atomic_path
 
 FOLDERS = (
     *("data/tasks", "data/curricula", "data/models", "data/dynamics"),
-    *("results/features", "results/simulators", "results/simulations"),
+    *("data/mislabels/rankings", "data/mislabels/curricula", "data/mislabels/dynamics"),
+    *("results/features", "results/attribution/tables", "results/attribution/replays"),
+    *("results/simulators", "results/simulations"),
 )
 """Folders of files whose names hold the digest of what they are made from: those of two branches cannot clash."""
 

@@ -33,9 +33,16 @@ COMMANDS = {
     "pretrain_model": "dynamics.pretrain",
     "train_runs": "dynamics.train",
     "encode_examples": "simulators.encode",
+    "sketch_gradients": "attribution.sketch",
+    "attribute_examples": "attribution.tables",
+    "replay_runs": "attribution.replay",
     "fit_simulator": "simulators.fit",
     "simulate_runs": "simulators.simulate",
+    "rank_mislabels": "mislabels.rank",
+    "correct_labels": "mislabels.correct",
     "score_simulations": "scores.score",
+    "judge_attribution": "scores.attribution",
+    "judge_mislabels": "scores.mislabels",
     "write_table": "paper.tables",
     "write_figure": "paper.figures",
 }
@@ -168,6 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     adopt.add_argument("revision")
     prune = add(_prune, "prune", "list files of former plans, or delete them")
     prune.add_argument("--delete", action="store_true")
+    from gptfluence.attribution import trace
+
+    traced = add(trace.run, "trace", "find the passages of a corpus that taught a model what queries ask for")
+    trace.add_arguments(traced)
     for name in COMMANDS:
         job = add(_job, name, f"the job of the rule {name}")
         job.add_argument("--spec", type=Path, required=True, help="JSON file: all that the job needs to know")

@@ -23,10 +23,12 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gptfluence.design import Design, Gang, Group
+from gptfluence.design import Design
 from gptfluence.dynamics.cuts import Budget, bucket_length, cut_by_length, cut_texts, text_limit
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet
+from gptfluence.runs import Gang, Group
+from gptfluence.sources import rows_of
 
 Pair = tuple[float, float]
 """Lengths of an example's prompt and target."""
@@ -494,7 +496,8 @@ class Costs:
             if found is None:
                 self.assumed.add(task)
                 spec = self._design.tasks[task]
-                found = assumed_lengths(spec["source"]["kind"], task, form, spec["test"])
+                like = spec.get("mislabelled", {}).get("of", task)
+                found = assumed_lengths(spec["source"]["kind"], like, form, rows_of(spec, "test"))
             self._lengths[task, form] = found
         return self._lengths[task, form]
 

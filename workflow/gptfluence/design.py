@@ -1,4 +1,4 @@
-"""Which runs exist: one pure function from params.yaml to the run table, and the names of all files.
+"""The plan: what params.yaml asks for, the names of all files, and what each job is given.
 
 Nothing parses a file name: a flat `run_id` is looked up in the table. Every file up to the scores carries a digest of
 everything that determines it in its name, so a stale one can never be taken for a right one, whatever its time says.
@@ -8,109 +8,59 @@ Scores, tables and figures have plain names; `standing` tells whether they are t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.util
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from gptfluence.errors import UserError, did_you_mean
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
-from gptfluence.params import AnyModel, Params, ScenarioPlan, setting
+from gptfluence.params import MislabelledPlan, Params
+from gptfluence.runs import Gang, Group, Run, corrected_runs, make_gangs, make_groups, measured_metrics
+from gptfluence.sources import (
+    folder_digest,
+    mislabelled_task,
+    mislabelled_task_spec,
+    model_spec,
+    package_file,
+    rows_of,
+    task_spec,
+    without_paths,
+)
 
 SCORES_FILE = "results/scores/scores.parquet"
 CURVES_FILE = "results/scores/curves.parquet"
 SCORES_FILES = (SCORES_FILE, CURVES_FILE, "results/scores/metrics.json", "results/scores/summary.csv")
-TABLES = ("table_1", "table_2", "table_3", "table_4")
+ATTRIBUTION_FILE = "results/scores/attribution.parquet"
+MISLABELS_FILE = "results/scores/mislabels.parquet"
+SCORED = {
+    "scores": SCORES_FILE,
+    "curves": CURVES_FILE,
+    "attribution": ATTRIBUTION_FILE,
+    "mislabels": MISLABELS_FILE,
+}
+"""Files of the scores, by what tables and figures call them."""
+TABLES = {
+    **dict.fromkeys(("table_1", "table_2", "table_3", "table_4"), ("scores",)),
+    "table_attribution": ("attribution", "mislabels"),
+}
+"""Each table, and the files of the scores that it is made from."""
 TABLE_FORMS = ("csv", "html", "md", "tex")
-FIGURES = {"figure_2": ("curves", "example_curves"), "figure_6": ("scores",)}
+FIGURES = {
+    "figure_2": ("curves", "example_curves"),
+    "figure_6": ("scores",),
+    "figure_7": ("mislabels",),
+    "figure_10": ("curves",),
+    "figure_11": ("curves",),
+    "figure_attribution": ("attribution", "mislabels"),
+}
 """Each figure, and what it is drawn from: files of the scores, and settings of its own."""
 FIGURE_FORMS = ("pdf", "png")
+REPLAYED = ("held_out", "unseen")
+"""Splits of the runs that are replayed: those that are simulated."""
+RANKING_METHOD = "gptfluence"
+"""The simulator whose self factors rank examples that may be mislabelled."""
 PUBLISHED = PACKAGE / "paper" / "published.csv"
-LOCAL_TEST_FILES = ("validation.jsonl", "test.jsonl")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One GPT trained on one curriculum: a row of the run table."""
-
-    run_id: str
-    group: str
-    gang: str
-    scenario: str
-    model: str
-    train_tasks: tuple[str, ...]
-    test_tasks: tuple[str, ...]
-    pool: str  # the part of each task that is drawn from: pool | unseen_pool
-    split: str  # fit | validate | held_out | unseen
-    seed: int
-    draw_seed: int
-    order_seed: int
-    init_seed: int
-    generation_seed: int
-    draw: int
-    first_example: int  # id of the first example of the part that is drawn from
-    pool_size: int
-    batch: int
-    epochs: int
-    steps: int
-    learning_rate: float
-    hash: str = ""
-    curriculum_hash: str = ""
-
-    @property
-    def format(self) -> str:
-        """Which prompts the run sees: `plain` ones in fine-tuning, `instruction` ones in instruction tuning."""
-        return "plain" if self.scenario == "fine_tuning" else "instruction"
-
-    @property
-    def shard(self) -> str:
-        """Path of the run's shard of dynamics."""
-        return f"data/dynamics/{self.run_id}.{self.hash}.parquet"
-
-    @property
-    def curriculum(self) -> str:
-        """Path of the run's curriculum."""
-        return f"data/curricula/{self.run_id}.{self.curriculum_hash}.parquet"
-
-    def row(self) -> dict[str, Any]:
-        """Return the run as JSON-able values, with the paths of its files."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        lists = {key: list(value) for key, value in fields.items() if isinstance(value, tuple)}
-        return fields | lists | {"curriculum": self.curriculum, "shard": self.shard}
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that one simulator is fitted on: one scenario, one model, one task or the mixture."""
-
-    group: str
-    scenario: str
-    model: str
-    train_tasks: tuple[str, ...]
-    test_tasks: tuple[str, ...]
-    metrics: tuple[str, ...]
-    runs: tuple[Run, ...]
-
-
-@dataclass(frozen=True)
-class Gang:
-    """Runs that one job trains in one process; each keeps a shard of its own."""
-
-    gang: str
-    runs: tuple[Run, ...]
-
-    @cached_property
-    def manifest(self) -> str:
-        """Path of the list of the gang's shards; it stands only when all of them do."""
-        return f"data/dynamics/{self.gang}.{digest([run.hash for run in self.runs])}.json"
-
-    @property
-    def log(self) -> str:
-        """Path of the job's log."""
-        return f"logs/dynamics/{Path(self.manifest).stem}.log"
 
 
 @dataclass(frozen=True, eq=False)  # compared, and cached, by identity
@@ -128,7 +78,7 @@ class Design:
 
     def task_file(self, task: str) -> str:
         """Path of a prepared task."""
-        return f"data/tasks/{task}.{digest(_without_paths(self.tasks[task]))}.parquet"
+        return f"data/tasks/{task}.{digest(without_paths(self.tasks[task]))}.parquet"
 
     def model_folder(self, model: str) -> str | None:
         """Folder of a model that the pipeline pre-trains; None for a model from elsewhere."""
@@ -139,9 +89,34 @@ class Design:
     def features_file(self) -> str:
         """Path of the text features of every example."""
         encoder = self.params.simulators.encoder
-        weights = _package_file(encoder.path, None) if encoder.source == "package" else Path(encoder.path)
-        content = _folder_digest(weights, "simulators.encoder") if encoder.source != "hub" else encoder.revision
+        weights = package_file(encoder.path, None) if encoder.source == "package" else Path(encoder.path)
+        content = folder_digest(weights, "simulators.encoder") if encoder.source != "hub" else encoder.revision
         return f"results/features/text.{digest([self.encode_spec(), content])}.parquet"
+
+    def gradients_file(self, model: str) -> str:
+        """Path of the gradient sketches of every example, taken from a model before it is trained."""
+        return f"results/features/gradients.{model}.{digest(self.sketch_spec(model))}.parquet"
+
+    def table_file(self, group: str) -> str:
+        """Path of the attribution scores of every training and test example of a group."""
+        return f"results/attribution/tables/{group}.{digest(self.attribute_spec(group))}.parquet"
+
+    def seconds_file(self, group: str) -> str:
+        """Path of what each method of `table_file` took."""
+        return str(Path(self.table_file(group)).with_suffix(".seconds.json"))
+
+    def replays_file(self, gang: str) -> str:
+        """Path of what gradients say of each step of a gang's held-out and unseen runs."""
+        return f"results/attribution/replays/{gang}.{digest(self.replay_spec(gang))}.parquet"
+
+    @cached_property
+    def ranking_file(self) -> str | None:
+        """Path of the orders in which labels are checked; None in a plan without mislabelled data."""
+        return (
+            f"data/mislabels/rankings/{self.mislabelled_group}.{digest(self.rank_spec())}.parquet"
+            if self.mislabelled_group
+            else None
+        )
 
     @cache  # noqa: B019 (a design lives as long as its process)
     def simulator_file(self, group: str, metric: str, method: str) -> str:
@@ -157,28 +132,100 @@ class Design:
     @cached_property
     def stages(self) -> dict[str, list[str]]:
         """Every file of every stage of dvc.yaml; of tables and figures each one is a stage."""
-        features = [self.features_file] if any(self.needs_features(method) for method in self.methods) else []
+        features = sorted({file for name in self.groups for method in self.methods_of(name)
+                           if (file := self.features_of(name, method))})  # fmt: skip
         folders = [folder for model in self.models if (folder := self.model_folder(model))]
         stages = {
             "tasks": [self.task_file(task) for task in self.tasks],
-            "curricula": [run.curriculum for run in self.runs.values()],
+            "curricula": [run.curriculum for run in self.drawn_runs()],
             "dynamics": [
                 *folders,
-                *(run.shard for run in self.runs.values()),
-                *(gang.manifest for gang in self.gangs.values()),
+                *(run.shard for run in self.drawn_runs()),
+                *(gang.manifest for gang in self.gangs.values() if gang.runs[0].split != "corrected"),
+            ],
+            "features": sorted({self.features_file, *features} if self._text_is_read() else features),
+            "attribution": [
+                *(
+                    file
+                    for group in self.attributed_groups()
+                    for file in (self.table_file(group), self.seconds_file(group))
+                ),
+                *(self.replays_file(gang) for gang in self.replayed_gangs()),
             ],
             "simulators": [
-                *features,
-                *(self.simulator_file(*pair, method) for pair in self.simulation_pairs() for method in self.methods),
+                *(self.simulator_file(*key) for key in self.fits()),
                 *(self.simulations_file(*pair) for pair in self.simulation_pairs()),
             ],
+            "mislabels": self._mislabels_files(),
             "scores": [*SCORES_FILES, provenance_file(SCORES_FILES[0])],
+            "scores_attribution": [ATTRIBUTION_FILE, provenance_file(ATTRIBUTION_FILE)],
+            "scores_mislabels": [MISLABELS_FILE, provenance_file(MISLABELS_FILE)],
         }
         for name in TABLES:
             stages[name] = [f"results/tables/{name}.{form}" for form in (*TABLE_FORMS, "provenance.json")]
         for name in FIGURES:
             stages[name] = [f"results/figures/{name}.{form}" for form in (*FIGURE_FORMS, "provenance.json")]
         return stages
+
+    def _text_is_read(self) -> bool:
+        """Whether an attribution method compares texts by their features."""
+        return "encoder_cosine" in self.params.attribution.methods and bool(self.attributed_groups())
+
+    def _mislabels_files(self) -> list[str]:
+        runs = self.corrected_runs()
+        gangs = dict.fromkeys(run.gang for run in runs)
+        manifests = [self.gangs[gang].manifest for gang in gangs]
+        ranking = [self.ranking_file] if self.ranking_file else []
+        return [*ranking, *(run.curriculum for run in runs), *(run.shard for run in runs), *manifests]
+
+    # --------------------------------------------------------------------------------------------------- parts
+
+    def drawn_runs(self) -> list[Run]:
+        """Every run whose curriculum is drawn: all but those on corrected labels."""
+        return [run for run in self.runs.values() if run.split != "corrected"]
+
+    def corrected_runs(self) -> list[Run]:
+        """Every run on corrected labels."""
+        return [run for run in self.runs.values() if run.split == "corrected"]
+
+    @cached_property
+    def mislabelled_group(self) -> str | None:
+        """The group of mislabelled data, if the plan has one."""
+        noisy = [run.group for run in self.runs.values() if run.split == "noisy"]
+        return noisy[0] if noisy else None
+
+    def judged_groups(self) -> list[str]:
+        """Every group whose attribution scores are judged: those with retrainings on subsets."""
+        return [name for name, group in self.groups.items() if any(run.split == "subset" for run in group.runs)]
+
+    @cache  # noqa: B019
+    def attributed_groups(self) -> list[str]:
+        """Every group that has a table of attribution scores: it is judged, or a simulator is made of them."""
+        additive = any(method["kind"] == "additive" for method in self.methods.values())
+        judged = self.judged_groups()
+        return [name for name, group in self.groups.items() if name in judged or (additive and group.metrics)]
+
+    @cache  # noqa: B019
+    def replayed_gangs(self) -> list[str]:
+        """Every gang with held-out or unseen runs."""
+        if not self.params.attribution.replays:
+            return []
+        return [name for name, gang in self.gangs.items() if any(run.split in REPLAYED for run in gang.runs)]
+
+    def replays_of(self, group: str) -> list[str]:
+        """Paths of the replays of a group's runs."""
+        gangs = dict.fromkeys(run.gang for run in self.groups[group].runs)
+        return [self.replays_file(gang) for gang in gangs if gang in self.replayed_gangs()]
+
+    @cache  # noqa: B019
+    def fits(self) -> list[tuple[str, str, str]]:
+        """Every (group, metric, method) that is fitted."""
+        fits = [(*pair, method) for pair in self.simulation_pairs() for method in self.methods]
+        return fits + ([(self.mislabelled_group, "loss", RANKING_METHOD)] if self.mislabelled_group else [])
+
+    def methods_of(self, group: str) -> list[str]:
+        """Return the methods that are fitted on a group."""
+        return [method for name, _, method in self.fits() if name == group]
 
     # What each job is given, and where it writes. A spec holds everything that a job's output depends on; what its
     # input files hold is said by their names.
@@ -187,7 +234,7 @@ class Design:
 
     def curricula_spec(self) -> dict[str, Any]:
         """For draw_curricula: the row of every run."""
-        return {"runs": [run.row() for run in self.runs.values()]}
+        return {"runs": [run.row() for run in self.drawn_runs()]}
 
     def gang_spec(self, gang: str) -> dict[str, Any]:
         """Everything a job needs to train a gang of runs, as JSON-able values."""
@@ -203,10 +250,95 @@ class Design:
             "memory_gb": self.params.dynamics.models[model].mem_gb,
             "checkpoint_minutes": self.params.dynamics.checkpoint_minutes,
             "tasks": {task: self.task_file(task) for task in runs[0].train_tasks},
-            "metrics": {task: self.params.metrics(task) for task in runs[0].test_tasks},
+            "metrics": {task: measured_metrics(self.params, runs[0], task) for task in runs[0].test_tasks},
             "runs": [run.row() for run in runs],
             "code": code_digest(*DYNAMICS_CODE),
         }
+
+    def _trained_spec(self, runs: list[Run]) -> dict[str, Any]:
+        """Return what trains some runs of a gang again, without what changes nothing in them."""
+        machine = ("memory_gb", "checkpoint_minutes")
+        spec = {key: value for key, value in self.gang_spec(runs[0].gang).items() if key not in machine}
+        rows = [{key: value for key, value in run.row().items() if key != "gang"} for run in runs]
+        return spec | {"runs": rows}
+
+    def _sizes(self, group: Group) -> dict[str, Any]:
+        first = self.tasks[group.train_tasks[0]]
+        return {
+            "train_size": rows_of(first, "pool") + rows_of(first, "unseen_pool"),
+            "test_sizes": {task: rows_of(self.tasks[task], "test") for task in group.test_tasks},
+        }
+
+    def attribute_spec(self, group: str) -> dict[str, Any]:
+        """For attribute_examples: the group's first fitting run, whose checkpoints the gradients are taken at."""
+        chosen = self.groups[group]
+        settings = self.params.attribution
+        reads_text = "encoder_cosine" in settings.methods
+        return self._trained_spec([chosen.runs[0]]) | self._sizes(chosen) | {
+            "group": group,
+            "format": chosen.runs[0].format,
+            "train_tasks": list(chosen.train_tasks),
+            "test_tasks": list(chosen.test_tasks),
+            "methods": list(settings.methods),
+            "settings": settings.model_dump(exclude={"methods", "replays", "orders"}),
+            "features": self.features_file if reads_text else None,
+            "code": code_digest("attribution.tables"),
+        }  # fmt: skip
+
+    def replay_spec(self, gang: str) -> dict[str, Any]:
+        """For replay_runs: a gang's held-out and unseen runs."""
+        runs = [run for run in self.gangs[gang].runs if run.split in REPLAYED]
+        return self._trained_spec(runs) | {
+            "methods": list(self.params.attribution.replays),
+            "checkpoints": self.params.attribution.checkpoints,
+            "code": code_digest("attribution.replay"),
+        }
+
+    def sketch_spec(self, model: str) -> dict[str, Any]:
+        """For sketch_gradients: every example that runs of a model read, in the formats in which they do."""
+        runs = [run for run in self.drawn_runs() if run.model == model]
+        tasks = dict.fromkeys(task for run in runs for task in run.train_tasks)
+        settings = self.params.attribution
+        return {
+            "model": self.models[model] | {"folder": self.model_folder(model)},
+            "tasks": {task: self.task_file(task) for task in tasks},
+            "formats": sorted({run.format for run in runs}),
+            "evaluation_tokens": self.params.dynamics.evaluation_tokens,
+            "settings": settings.model_dump(include={"parameters", "projection", "damping", "seed"}),
+            "code": code_digest("attribution.sketch"),
+        }
+
+    def rank_spec(self) -> dict[str, Any]:
+        """For rank_mislabels: the run on all noisy labels, and the simulator of runs on parts of them."""
+        group = self.groups[self.mislabelled_group or ""]
+        noisy = next(run for run in group.runs if run.split == "noisy")
+        settings = self._mislabelled()
+        return self._trained_spec([noisy]) | self._sizes(group) | {
+            "format": noisy.format,
+            "train_tasks": list(group.train_tasks),
+            "test_tasks": list(group.test_tasks),
+            "simulator": self.simulator_file(group.group, "loss", RANKING_METHOD),
+            "features": self.features_of(group.group, RANKING_METHOD),
+            "task_file": self.task_file(group.train_tasks[0]),
+            "pool": settings.pool,
+            "checkpoints": self.params.attribution.checkpoints,
+            "random_seeds": settings.random_seeds,
+            "code": code_digest("mislabels.rank"),
+        }  # fmt: skip
+
+    def correct_spec(self) -> dict[str, Any]:
+        """For correct_labels: the row of every run on corrected labels."""
+        return {
+            "runs": [run.row() for run in self.corrected_runs()],
+            "ranking": self.ranking_file,
+            "pool": self._mislabelled().pool,
+            "code": code_digest("mislabels.correct"),
+        }
+
+    def _mislabelled(self) -> MislabelledPlan:
+        plan = self.params.plan.mislabelled
+        assert plan is not None
+        return plan
 
     def encode_spec(self) -> dict[str, Any]:
         """For encode_examples: the encoder and the prepared tasks."""
@@ -223,9 +355,14 @@ class Design:
         trivial: dict[str, dict[str, Any]] = {name: {"kind": name} for name in self.params.baselines.trivial}
         return trivial | {name: m.model_dump() for name, m in self.params.simulators.methods.items()}
 
-    def needs_features(self, method: str) -> bool:
-        """Whether a method reads the text features."""
-        return self.methods[method]["kind"] == "gptfluence"
+    def features_of(self, group: str, method: str) -> str | None:
+        """Path of the features of examples that a method reads; None for those that read none."""
+        settings = self.methods[method]
+        if settings["kind"] != "gptfluence":
+            return None
+        if settings.get("features") == "gradients":
+            return self.gradients_file(self.groups[group].model)
+        return self.features_file
 
     @cache  # noqa: B019
     def simulation_pairs(self) -> list[tuple[str, str]]:
@@ -242,9 +379,8 @@ class Design:
             "metric": metric,
             "format": chosen.runs[0].format,
             "train_tasks": list(chosen.train_tasks),
-            "train_size": self.params.plan.pool + self.params.plan.unseen_pool,
+            **self._sizes(chosen),
             "test_tasks": [task for task in chosen.test_tasks if metric in self.params.metrics(task)],
-            "test_sizes": {task: self.tasks[task]["test"] for task in chosen.test_tasks},
             "runs": [
                 {
                     "run_id": run.run_id,
@@ -260,10 +396,14 @@ class Design:
 
     def fit_spec(self, group: str, metric: str, method: str) -> dict[str, Any]:
         """For fit_simulator."""
+        settings = self.methods[method]
         return self._group_spec(group, metric, ("fit", "validate")) | {
             "method": method,
-            "settings": self.methods[method],
-            "features": self.features_file if self.needs_features(method) else None,
+            "settings": {key: value for key, value in settings.items() if key != "features"},
+            "features": self.features_of(group, method),
+            "table": self.table_file(group) if settings["kind"] == "additive" else None,
+            "table_tests": list(self.groups[group].test_tasks),
+            "learning_rate": self.groups[group].runs[0].learning_rate,
             "code": code_digest("simulators.fit"),
         }
 
@@ -271,6 +411,7 @@ class Design:
         """For simulate_runs: the runs that no simulator has seen."""
         return self._group_spec(group, metric, ("held_out", "unseen")) | {
             "simulators": {method: self.simulator_file(group, metric, method) for method in self.methods},
+            "replays": self.replays_of(group) if metric == "loss" else [],
             "code": code_digest("simulators.simulate"),
         }
 
@@ -285,6 +426,7 @@ class Design:
                 "runs": {run.run_id: setting_of[run.split] for run in group.runs if run.split in setting_of},
             }
             for group in self.groups.values()
+            if group.metrics
         }
         files = [
             {"group": group, "metric": metric, "path": self.simulations_file(group, metric)}
@@ -293,12 +435,57 @@ class Design:
         settings = self.params.scores.model_dump()
         return {"groups": groups, "files": files, "code": code_digest("scores.score")} | settings
 
+    @cache  # noqa: B019
+    def judge_attribution_spec(self) -> dict[str, Any]:
+        """For judge_attribution: the groups with retrainings on subsets; none in a plan without."""
+        splits = ("fit", "validate", "held_out", "unseen", "subset")
+        groups = {
+            name: self._group_spec(name, "loss", splits)
+            | {
+                "table": self.table_file(name),
+                "seconds": self.seconds_file(name),
+                "replays": self.replays_of(name),
+                "task_files": {task: self.task_file(task) for task in self.groups[name].train_tasks},
+                "pool": self.params.plan.pool,
+                "learning_rate": self.groups[name].runs[0].learning_rate,
+            }
+            for name in self.judged_groups()
+        }
+        settings = self.params.scores.model_dump()
+        return {"groups": groups, "code": code_digest("scores.attribution")} | settings
+
+    @cache  # noqa: B019
+    def judge_mislabels_spec(self) -> dict[str, Any]:
+        """For judge_mislabels: the runs on noisy and on corrected labels; none in a plan without."""
+        code = code_digest("scores.mislabels")
+        if self.mislabelled_group is None:
+            return {"runs": [], "code": code}
+        settings, group = self._mislabelled(), self.groups[self.mislabelled_group]
+        judged = [run.row() for run in group.runs if run.split in ("noisy", "corrected")]
+        keys = ("run_id", "split", "ranking", "fraction", "shard", "hash")
+        return {
+            "model": settings.model,
+            "task": settings.task,
+            "test_task": mislabelled_task(settings),
+            "pool": settings.pool,
+            "test_size": settings.test,
+            "ranking": self.ranking_file,
+            "runs": [{key: row[key] for key in keys} for row in judged],
+            "code": code,
+        }
+
+    def _scored(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Return the files of the scores that something is made from, and the digest of what made them."""
+        made_by = {"scores": self.score_spec, "curves": self.score_spec,
+                   "attribution": self.judge_attribution_spec, "mislabels": self.judge_mislabels_spec}  # fmt: skip
+        files = {name: SCORED[name] for name in names if name in SCORED}
+        return files | {"scored": digest([made_by[name]() for name in files])}
+
     def table_spec(self, table: str) -> dict[str, Any]:
         """For write_table."""
         return {
             "table": table,
-            "scores": SCORES_FILE,
-            "scored": digest(self.score_spec()),
+            **self._scored(TABLES[table]),
             "scale": self.params.scale,
             "models": self._models_in_order(),
             "published": file_digest(PUBLISHED),
@@ -308,18 +495,21 @@ class Design:
     def _models_in_order(self) -> list[str]:
         return [model for model in self.params.dynamics.models if model in self.models]
 
+    def table_inputs(self, table: str) -> list[str]:
+        """Paths of what a table is made from."""
+        return [SCORED[name] for name in TABLES[table]]
+
     def figure_inputs(self, figure: str) -> list[str]:
         """Paths of what a figure is drawn from."""
-        files = {"scores": SCORES_FILE, "curves": CURVES_FILE}
-        return [files[name] for name in FIGURES[figure] if name in files]
+        return [SCORED[name] for name in FIGURES[figure] if name in SCORED]
 
     def figure_spec(self, figure: str) -> dict[str, Any]:
         """For write_figure."""
-        known = {"scores": SCORES_FILE, "curves": CURVES_FILE} | self.params.paper.model_dump()
+        settings = self.params.paper.model_dump()
         return {
             "figure": figure,
-            **{name: known[name] for name in FIGURES[figure]},
-            "scored": digest(self.score_spec()),
+            **self._scored(FIGURES[figure]),
+            **{name: settings[name] for name in FIGURES[figure] if name in settings},
             "models": self._models_in_order(),
             "width_in": self.params.paper.figure_width_in,
             "scale": self.params.scale,
@@ -329,7 +519,12 @@ class Design:
     def plain_specs(self) -> dict[str, dict[str, Any]]:
         """Return the spec of every job whose output has a plain name, by its stage."""
         tables = {table: self.table_spec(table) for table in TABLES}
-        return {"scores": self.score_spec()} | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
+        judged = {
+            "scores": self.score_spec(),
+            "scores_attribution": self.judge_attribution_spec(),
+            "scores_mislabels": self.judge_mislabels_spec(),
+        }
+        return judged | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
 
 
 def provenance_file(output: str) -> str:
@@ -346,240 +541,30 @@ def make_design(params: Params) -> Design:
     plan = params.plan
     names = sorted({task for scenario in plan.scenarios.values() for task in scenario.train_tasks})
     tested = {task for scenario in plan.scenarios.values() for task in scenario.test_tasks}
-    tasks = {task: _task_spec(params, task, task in tested) for task in names}
-    used = sorted({model for scenario in plan.scenarios.values() for model in scenario.models})
-    models = {model: _model_spec(params, params.dynamics.models[model]) for model in used}
+    tasks = {task: task_spec(params, task, task in tested) for task in names}
+    noisy = plan.mislabelled
+    if noisy:
+        tasks |= {mislabelled_task(noisy): mislabelled_task_spec(params, noisy)}
+    models_of_noisy = {noisy.model} if noisy else set()
+    used = sorted({model for scenario in plan.scenarios.values() for model in scenario.models} | models_of_noisy)
+    models = {model: model_spec(params, params.dynamics.models[model]) for model in used}
 
-    runs: dict[str, Run] = {}
-    groups: dict[str, Group] = {}
-    gangs: dict[str, Gang] = {}
-    for scenario, settings in plan.scenarios.items():
-        # Fine-tuning trains one GPT per task, instruction tuning one on the mixture of all.
-        mixture = scenario == "instruction_tuning"
-        units = [("mixture", settings.train_tasks)] if mixture else [(t, (t,)) for t in settings.train_tasks]
-        for model in settings.models:
-            for unit, train_tasks in units:
-                test_tasks = (
-                    settings.test_tasks if mixture else tuple(t for t in train_tasks if t in settings.test_tasks)
-                )
-                if not test_tasks:
-                    continue
-                group = f"{scenario}-{model}-{unit}"
-                members = [
-                    _run(params, settings, scenario, model, unit, train_tasks, test_tasks, split, number)
-                    for split, number in _numbers(settings)
-                ]
-                members = [
-                    dataclasses.replace(
-                        run, hash=_run_hash(params, run, tasks, models[model]), curriculum_hash=_curriculum_hash(run)
-                    )
-                    for run in members
-                ]
-                metrics = tuple(
-                    m for m in ("loss", "bleu", "rouge_l") if any(m in params.metrics(t) for t in test_tasks)
-                )
-                groups[group] = Group(group, scenario, model, train_tasks, test_tasks, metrics, tuple(members))
-                runs |= {run.run_id: run for run in members}
-                for run in members:
-                    known = gangs.get(run.gang, Gang(run.gang, ()))
-                    gangs[run.gang] = Gang(run.gang, (*known.runs, run))
-    unknown = [run_id for run_id in plan.seeds if run_id not in runs]
-    if unknown:
-        hints = "; ".join(f"'{name}'{did_you_mean(name, runs)}" for name in unknown)
-        raise UserError(f"params.yaml: scales.{params.scale}.seeds: no such run: {hints}")
-    return Design(params, tasks, models, runs, groups, gangs)
+    groups = make_groups(params, tasks, models)
+    design = _design(params, tasks, models, groups)
+    if design.ranking_file is None or design.mislabelled_group is None:
+        return design
+    # What is ranked is known once all other runs are.
+    noisy_group = groups[design.mislabelled_group]
+    corrected = corrected_runs(params, noisy_group, design.ranking_file, tasks, models[noisy_group.model])
+    whole = dataclasses.replace(noisy_group, runs=(*noisy_group.runs, *corrected))
+    return _design(params, tasks, models, groups | {whole.group: whole})
 
 
-def _numbers(settings: ScenarioPlan) -> list[tuple[str, int]]:
-    """Return (split, seed) of each run of a group: seen runs count on from 1, unseen ones anew from 1."""
-    runs = settings.runs
-    seen = ["fit"] * runs.fit + ["validate"] * runs.validate_ + ["held_out"] * runs.held_out
-    return [(split, i + 1) for i, split in enumerate(seen)] + [("unseen", i + 1) for i in range(runs.unseen)]
-
-
-def _run(
+def _design(
     params: Params,
-    settings: ScenarioPlan,
-    scenario: str,
-    model: str,
-    unit: str,
-    train_tasks: tuple[str, ...],
-    test_tasks: tuple[str, ...],
-    split: str,
-    number: int,
-) -> Run:
-    unseen = split == "unseen"
-    group = f"{scenario}-{model}-{unit}"
-    total = settings.runs.fit + settings.runs.validate_ + settings.runs.held_out
-    position = number - 1 + (total if unseen else 0)
-    epochs = setting(settings.epochs, model, unit)
-    run_id = f"{group}-{'unseen-' if unseen else ''}{number:02d}"
-    number = params.plan.seeds.get(run_id, number)
-    return Run(
-        run_id=run_id,
-        group=group,
-        gang=f"{group}.gang-{position // params.dynamics.models[model].runs_per_job + 1:03d}",
-        scenario=scenario,
-        model=model,
-        train_tasks=train_tasks,
-        test_tasks=test_tasks,
-        pool="unseen_pool" if unseen else "pool",
-        split=split,
-        seed=number,
-        draw_seed=params.curricula.draw_seed + number,
-        order_seed=params.curricula.order_seed + number,
-        init_seed=params.dynamics.init_seed + number,
-        generation_seed=params.dynamics.generation_seed + number,
-        draw=settings.draw,
-        first_example=params.plan.pool if unseen else 0,
-        pool_size=params.plan.unseen_pool if unseen else params.plan.pool,
-        batch=settings.batch,
-        epochs=epochs,
-        steps=epochs * settings.draw * len(train_tasks) // settings.batch,
-        learning_rate=setting(settings.learning_rate, model, unit),
-    )
-
-
-def _curriculum_hash(run: Run) -> str:
-    """Digest everything that a curriculum depends on."""
-    keys = ("train_tasks", "pool", "draw_seed", "order_seed", "draw", "first_example", "pool_size", "batch", "epochs")
-    return digest({key: getattr(run, key) for key in keys} | {"code": code_digest("curricula.draw")})
-
-
-def _run_hash(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model: dict[str, Any]) -> str:
-    """Digest everything that determines a run's shard; where the run stands in the plan does not."""
-    where = {"run_id", "group", "gang", "split", "seed", "hash", "curriculum_hash"}
-    return digest(
-        {
-            "run": {key: value for key, value in dataclasses.asdict(run).items() if key not in where},
-            "tasks": {task: _without_paths(tasks[task]) for task in run.train_tasks},
-            "metrics": {task: params.metrics(task) for task in run.test_tasks},
-            "model": model,
-            "optimizer": params.dynamics.optimizer.model_dump(),
-            "generation": params.dynamics.generation.model_dump(),
-            # What is computed in one go moves the last bits of a loss.
-            "evaluation_tokens": params.dynamics.evaluation_tokens,
-            "precision": params.dynamics.precision,
-            "compile": params.dynamics.compile,
-            "code": code_digest(*DYNAMICS_CODE),
-        }
-    )
-
-
-def _without_paths(task: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where local files stand: their contents decide."""
-    source, templates = task["source"], task["templates"]
-    if source["kind"] in ("local", "own"):
-        source = {key: value for key, value in source.items() if key not in ("train", "test")}
-    return task | {"source": source, "templates": templates and templates["digest"]}
-
-
-# ------------------------------------------------------------------------------------------------------- tasks
-
-
-def _task_spec(params: Params, task: str, tested: bool) -> dict[str, Any]:
-    """What a prepared task depends on: its source, the contents of local files included, sizes and templates."""
-    plan, settings = params.plan, params.tasks
-    if task in settings.own:
-        own = settings.own[task]
-        source: dict[str, Any] = {"kind": "own"} | own.model_dump(exclude={"metrics"})
-        source |= {"digests": [_existing(own.train, f"tasks.own.{task}.train"),
-                               _existing(own.test, f"tasks.own.{task}.test")]}  # fmt: skip
-    elif plan.source == "world":
-        source = {"kind": "world", "seed": settings.world_seed}
-    elif plan.source == "local":
-        source = {"kind": "local"} | _local_files(Path(settings.local_folder) / task, tested)
-    else:
-        if task not in settings.hub:
-            raise UserError(f"params.yaml: tasks.hub.{task}: missing, but the plan '{params.scale}' needs it")
-        source = {"kind": "hub"} | settings.hub[task].model_dump()
-    templates = settings.templates
-    return {
-        "task": task,
-        "source": source,
-        "pool": plan.pool,
-        "unseen_pool": plan.unseen_pool,
-        "test": _test_size(params, task) if tested else 0,
-        "templates": templates and {"path": templates, "digest": _existing(templates, "tasks.templates")},
-        "template_seed": settings.template_seed,
-        "code": code_digest("tasks.prepare", f"tasks.{source['kind']}"),
-    }
-
-
-def _test_size(params: Params, task: str) -> int:
-    test = params.plan.test
-    if isinstance(test, dict) and task not in test:
-        raise UserError(f"params.yaml: scales.{params.scale}.test: says nothing of task '{task}'")
-    return setting(test, task)
-
-
-def _local_files(folder: Path, tested: bool) -> dict[str, Any]:
-    train = folder / "train.jsonl"
-    test = next((folder / name for name in LOCAL_TEST_FILES if (folder / name).is_file()), None)
-    if tested and test is None and train.is_file():
-        raise UserError(f"{folder}: has no {' or '.join(LOCAL_TEST_FILES)}; the task is tested, so it needs one")
-    used = test if tested else None
-    return {
-        "train": str(train),
-        "test": used and str(used),
-        "digests": [_existing(str(train), "tasks.local_folder"), used and file_digest(used)],
-    }
-
-
-def _existing(path: str, key: str) -> str:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; params.yaml: {key} names it")
-    return file_digest(Path(path))
-
-
-# ------------------------------------------------------------------------------------------------------ models
-
-_MACHINE_KEYS = {"runs_per_job", "gpu", "mem_gb", "runtime_min", "shape"}
-
-
-def _model_spec(params: Params, model: AnyModel) -> dict[str, Any]:
-    """What a model's weights depend on; what a job asks of a machine does not count."""
-    spec = model.model_dump(exclude=_MACHINE_KEYS)
-    if model.source == "folder":
-        spec |= {"weights": _folder_digest(Path(model.path), "dynamics.models")}
-    elif model.source == "gguf":
-        path = _package_file(model.package, model.path) if model.package else Path(model.path)
-        spec |= {"weights": _sampled_digest(path)}
-    elif model.source == "world":
-        spec |= {
-            "pretraining": params.dynamics.pretraining.model_dump(),
-            "world_seed": params.tasks.world_seed,
-            "code": code_digest("dynamics.pretrain"),
-        }
-    return spec
-
-
-def _package_file(package: str, path: str | None) -> Path:
-    """Return a file (or, without `path`, a folder below the package named first) without importing the package."""
-    name, *inside = Path(package).parts
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
-        raise UserError(f"params.yaml names the package '{name}', which is not installed; install it with pip")
-    return Path(found.submodule_search_locations[0], *inside, *([path] if path else []))
-
-
-def _folder_digest(folder: Path, key: str) -> str:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no model folder (it has no config.json); params.yaml: {key} names it")
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".txt", ".model"))
-    return digest({path.name: _sampled_digest(path) for path in files})
-
-
-def _sampled_digest(path: Path, samples: int = 64, size: int = 1 << 16) -> str:
-    """Digest a file's length and 64 pieces spread over it: planning must not read gigabytes of weights."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; params.yaml: dynamics.models names it")
-    length = path.stat().st_size
-    if length <= samples * size:
-        return file_digest(path)
-    with open(path, "rb") as file:
-        pieces = []
-        for i in range(samples):
-            file.seek((length - size) * i // (samples - 1))
-            pieces.append(hashlib.sha256(file.read(size)).hexdigest())
-    return digest([length, *pieces])
+    tasks: dict[str, dict[str, Any]],
+    models: dict[str, dict[str, Any]],
+    groups: dict[str, Group],
+) -> Design:
+    runs = {run.run_id: run for group in groups.values() for run in group.runs}
+    return Design(params, tasks, models, runs, groups, make_gangs(groups))

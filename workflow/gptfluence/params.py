@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -218,6 +218,29 @@ class DynamicsParams(Section):
     models: dict[Name, AnyModel]
 
 
+# -------------------------------------------------------------------------------------------------- attribution
+
+AttributionMethod = Literal[
+    "random", "length", "loss", "bm25", "encoder_cosine", "grad_dot", "grad_cosine", "tracin_cp", "less", "trak",
+    "trackstar", "trackstar_no_correction", "trackstar_no_hessian", "trackstar_no_mix", "trackstar_no_norm",
+    "trackstar_no_projection", "ekfac", "tail_patch",
+]  # fmt: skip
+Replay = Literal["tracin", "tracin_adamw", "tracin_cp", "grad_dot"]
+
+
+class Attribution(Section):
+    """Which methods score the influence of training examples, and how their gradients are taken."""
+
+    methods: Some[AttributionMethod]
+    replays: tuple[Replay, ...]
+    orders: PositiveInt
+    checkpoints: Annotated[int, Field(ge=2)]
+    parameters: Literal["linear", "all"]
+    projection: PositiveInt
+    damping: PositiveFloat
+    seed: Seed
+
+
 # -------------------------------------------------------------------------------------------------- simulators
 
 
@@ -251,9 +274,10 @@ class GptfluenceSettings(Section):
 
 
 class BilinearSettings(GptfluenceSettings):
-    """GPTfluence with factors bilinear in text features (paper, eq. 4-9), least squares."""
+    """GPTfluence with factors bilinear in features (paper, eq. 4-9), least squares."""
 
     head: Literal["bilinear"]
+    features: Literal["text", "gradients"] = "text"
     strengths: Some[PositiveFloat]
 
 
@@ -268,6 +292,14 @@ class MlpSettings(GptfluenceSettings):
     seed: Seed
 
 
+class AdditiveSettings(Section):
+    """An attribution method's scores as the factors of an additive simulator; its scale may be fitted."""
+
+    kind: Literal["additive"]
+    scores: AttributionMethod
+    scale: Literal["none", "fitted"]
+
+
 def _method_tag(value: Any) -> str | None:
     """Tell the simulators apart: by kind, and GPTfluence's two by their head."""
     if isinstance(value, dict):
@@ -278,11 +310,12 @@ def _method_tag(value: Any) -> str | None:
 Method = Annotated[
     Annotated[SimfluenceSettings, Tag("simfluence")]
     | Annotated[BilinearSettings, Tag("bilinear")]
-    | Annotated[MlpSettings, Tag("mlp")],
+    | Annotated[MlpSettings, Tag("mlp")]
+    | Annotated[AdditiveSettings, Tag("additive")],
     Discriminator(
         _method_tag,
         custom_error_type="method",
-        custom_error_message="kind must be simfluence, or gptfluence with head bilinear or mlp",
+        custom_error_message="kind must be simfluence, additive, or gptfluence with head bilinear or mlp",
     ),
 ]
 
@@ -341,6 +374,33 @@ class ScenarioPlan(Section):
     batch: PositiveInt
     epochs: PositiveInt | dict[str, PositiveInt]
     learning_rate: PositiveFloat | dict[str, PositiveFloat]
+    subsets: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] = 0
+
+
+class MislabelledRuns(Section):
+    """How many runs on random subsets of the mislabelled pool a simulator is fitted on."""
+
+    fit: PositiveInt
+    validate_: Annotated[int, Field(ge=1, alias="validate")]
+
+
+class MislabelledPlan(Section):
+    """A task of two labels of which a share is wrong, to be found and corrected (paper, section 4.6)."""
+
+    model: str
+    task: Literal["sst2", "rte", "boolq"]
+    pool: PositiveInt
+    test: PositiveInt
+    flipped: Annotated[float, Field(gt=0, lt=1)]
+    seed: Seed
+    runs: MislabelledRuns
+    draw: PositiveInt
+    batch: PositiveInt
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    retrainings: PositiveInt
+    random_seeds: PositiveInt
+    fractions: Some[Annotated[float, Field(gt=0, le=1)]]
 
 
 class Scale(Section):
@@ -351,6 +411,7 @@ class Scale(Section):
     unseen_pool: Annotated[int, Field(ge=0)]
     test: PositiveInt | dict[str, PositiveInt]
     scenarios: Annotated[dict[Scenario, ScenarioPlan], Field(min_length=1)]
+    mislabelled: MislabelledPlan | None = None
     seeds: dict[str, Seed] = {}
 
 
@@ -361,6 +422,7 @@ class Params(Section):
     tasks: Tasks
     curricula: Curricula
     dynamics: DynamicsParams
+    attribution: Attribution
     simulators: Simulators
     baselines: Baselines
     scores: Scores
@@ -540,8 +602,14 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
         if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads:
             found.append((("dynamics", "models", name, "width"), f"{width} is not a multiple of heads = {heads}"))
     for name in mapping("simulators", "methods"):
-        if name in ("measured", "persistence", "global_ar1", "mean_curve"):
+        if name in ("measured", "persistence", "global_ar1", "mean_curve", *get_args(Replay)):
             found.append((("simulators", "methods", name), "is a reserved name; choose another"))
+    for name, method in mapping("simulators", "methods").items():
+        if isinstance(method, dict) and method.get("kind") == "additive":
+            scored = at("attribution", "methods")
+            unknown(("simulators", "methods", name, "scores"), method.get("scores"),
+                    [m for m in scored if isinstance(m, str)] if isinstance(scored, list) else [],
+                    "method in attribution.methods")  # fmt: skip
     for name in mapping("tasks", "hub"):
         unknown(("tasks", "hub", name), name, list(HUB_TASKS), "task")
     for scale, plan in scales.items():
@@ -554,6 +622,11 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
             sizes = [plan.get(key), *(tests.values() if key == "test" else ())]
             if any(isinstance(size, int) and size > limit for size in sizes):
                 found.append((("scales", scale, key), f"the made-up world can write at most {limit} a task"))
+        if isinstance(plan.get("mislabelled"), dict):
+            method = at("simulators", "methods", "gptfluence")
+            here = ("scales", scale, "mislabelled")
+            unknown((*here, "model"), plan["mislabelled"].get("model"), list(models), "model")
+            found += _check_mislabelled(here, plan, method)
         for scenario, settings in plan["scenarios"].items():
             if isinstance(settings, dict):
                 here = ("scales", scale, "scenarios", scenario)
@@ -587,7 +660,7 @@ def _check_scenario(
     # A run of instruction tuning has many tasks, so only the model can tell its settings.
     by_model = "instruction_tuning" in here
     names = {*listed("models"), *([] if by_model else listed("train_tasks"))}
-    for key in ("epochs", "learning_rate"):
+    for key in ("epochs", "learning_rate", "subsets"):
         if isinstance(settings.get(key), dict):
             for name in settings[key]:
                 unknown(
@@ -613,6 +686,27 @@ def _check_scenario(
         total = draw * len(listed("train_tasks"))
         if total % batch:
             found.append(((*here, "batch"), f"{total} drawn examples do not fill batches of {batch}"))
+    return found
+
+
+def _check_mislabelled(
+    here: tuple[str, ...], plan: dict[str, Any], method: Any
+) -> list[tuple[tuple[str | int, ...], str]]:
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    settings = plan["mislabelled"]
+    pool, test, draw, batch = (
+        value if isinstance(value := settings.get(key), int) else None for key in ("pool", "test", "draw", "batch")
+    )
+    for key, size in (("pool", pool), ("test", test)):
+        if plan.get("source") == "world" and size is not None and size > WORLD_LIMITS[key]:
+            found.append(((*here, key), f"the made-up world can write at most {WORLD_LIMITS[key]} a task"))
+    if draw is not None and pool is not None and draw > pool:
+        found.append(((*here, "draw"), f"cannot draw {draw} of a pool of {pool}; lower draw or raise pool"))
+    for key, size in (("draw", draw), ("pool", pool)):
+        if size is not None and batch and size % batch:
+            found.append(((*here, "batch"), f"{key} = {size} examples do not fill batches of {batch}"))
+    if not isinstance(method, dict) or (method.get("kind"), method.get("head")) != ("gptfluence", "bilinear"):
+        found.append((here, "ranks by simulators.methods.gptfluence, which must be of kind gptfluence, head bilinear"))
     return found
 
 

@@ -24,8 +24,13 @@ _RULES = {
     "tasks": ("prepare_task", "tasks"),
     "curricula": ("draw_curricula", "curricula"),
     "dynamics": ("pretrain_model", "train_runs", "dynamics"),
-    "simulators": ("encode_examples", "fit_simulator", "simulate_runs", "simulators"),
-    "scores": ("score_simulations", "scores"),
+    "features": ("encode_examples", "sketch_gradients", "features"),
+    "attribution": ("attribute_examples", "replay_runs", "attribution"),
+    "simulators": ("fit_simulator", "simulate_runs", "simulators"),
+    "mislabels": ("rank_mislabels", "correct_labels", "retrain_corrected", "mislabels"),
+    "scores": ("score_simulations",),
+    "scores_attribution": ("judge_attribution",),
+    "scores_mislabels": ("judge_mislabels",),
     **{table: ("write_table",) for table in TABLES},
     **{figure: ("write_figure",) for figure in FIGURES},
 }
@@ -33,9 +38,12 @@ _RULES = {
 
 _FOLDERS = {
     "dynamics": ("data/models", "data/dynamics"),
-    "simulators": ("results/features", "results/simulators", "results/simulations"),
+    "features": ("results/features",),
+    "attribution": ("results/attribution",),
+    "simulators": ("results/simulators", "results/simulations"),
+    "mislabels": ("data/mislabels",),
 }
-"""Outputs in dvc.yaml that a plan may leave empty: no model of its own, no method with features."""
+"""Outputs in dvc.yaml that a plan may leave empty: no model of its own, no features, no mislabelled data."""
 
 
 def write_plan(design: Design) -> None:
@@ -82,7 +90,7 @@ def drop_damaged(files: list[str]) -> list[str]:
                 from gptfluence.simulators.files import load_simulator  # a second, which most stages need not
 
                 load_simulator(file)
-            elif file.suffix == ".parquet" and file.exists() and file.parts[:2] in _PARQUET_FOLDERS:
+            elif file.suffix == ".parquet" and file.exists() and file.parent in _PARQUET_FOLDERS:
                 for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
                     pass
         except (UserError, pa.ArrowException, OSError):
@@ -91,12 +99,13 @@ def drop_damaged(files: list[str]) -> list[str]:
     return damaged
 
 
-_PARQUET_FOLDERS = {tuple(Path(folder).parts) for folder in FOLDERS if folder != "data/dynamics"}
+_PARQUET_FOLDERS = {Path(folder) for folder in FOLDERS if not folder.endswith("dynamics")}
 
 
 def _exec_snakemake(design: Design, stage: str) -> NoReturn:
     profile = os.environ.get("SNAKEMAKE_PROFILE", LOCAL_PROFILE)
-    target = stage if stage not in (*TABLES, *FIGURES) else design.stages[stage][0]
+    # A folder's stage is a target; what has plain names is asked for by its first file.
+    target = stage if stage in _FOLDERS or stage in ("tasks", "curricula") else design.stages[stage][0]
     command = [sys.executable, "-m", "snakemake", "--profile", profile, "--config", f"scale={design.params.scale}"]
     command += ["--allowed-rules", *_RULES[stage], "--", target]
     # Not a child process: a wrapper that ends first would leave Snakemake and its lock behind.

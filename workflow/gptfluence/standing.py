@@ -16,10 +16,11 @@ from typing import Any
 
 import yaml
 
-from gptfluence.design import Design, Gang, Run, provenance_file
+from gptfluence.design import Design, provenance_file
 from gptfluence.errors import UserError
 from gptfluence.identity import DYNAMICS_CODE, module_digests
 from gptfluence.io import canonical_json, digest, file_digest, read_provenance, write_json
+from gptfluence.runs import Gang, Run
 
 DIGESTS_FILE = Path(".snakemake/digests.json")
 """Digests of files that did not change since they were last read, by path: size, time, inode and digest."""
@@ -77,7 +78,7 @@ class Standing:
 
     def stands(self, stage: str) -> bool:
         """Whether nothing is left to do for a stage."""
-        broken = self.broken if stage == "dynamics" else {}
+        broken = self.broken if stage in ("dynamics", "mislabels") else {}
         return not self.missing[stage] and not broken and stage not in self.stale
 
 

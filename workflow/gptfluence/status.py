@@ -23,8 +23,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from gptfluence.cost import Costs, Device, Estimate
-from gptfluence.design import Design, Gang, Run
+from gptfluence.design import Design
 from gptfluence.io import METADATA_KEY
+from gptfluence.runs import Gang, Run
 
 SCRATCH = "data/scratch"
 

@@ -39,7 +39,7 @@ rule train_runs:
     resources:
         mem_mb=memory_of_gang,
         runtime=minutes_of_gang,
-        gpu=gpus_of_gang,
+        gpu=gpus_of_model,
     # exec: a signal that ends the shell would leave Snakemake, and so SLURM, no reason to wait for a last checkpoint.
     shell:
         "exec gptfluence train_runs --spec {input.spec} --output {output} --log {log}"
@@ -48,5 +48,5 @@ rule train_runs:
 rule dynamics:
     input:
         [folder for model in DESIGN.models if (folder := DESIGN.model_folder(model))],
-        [gang.manifest for gang in DESIGN.gangs.values()],
+        [file for file in DESIGN.stages["dynamics"] if file.endswith(".json")],
     localrule: True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gptfluence import slurm
 from gptfluence.callers import announce, break_stale_lock
-from gptfluence.design import FIGURES, SCORES_FILE, TABLES, make_design
+from gptfluence.design import FIGURES, TABLES, make_design
 from gptfluence.errors import UserError
 from gptfluence.io import digest, write_json
 from gptfluence.params import load_params
@@ -52,8 +52,8 @@ wildcard_constraints:
     hash=r"[0-9a-f]{12}",
     metric=r"loss|bleu|rouge_l",
     method=r"[a-z][a-z0-9_]*",
-    table=r"table_\d+",
-    figure=r"figure_\d+",
+    table=r"table_\w+",
+    figure=r"figure_\w+",
 
 
 def spec_file(spec):
@@ -137,6 +137,29 @@ def spec_of_features(wildcards):
     return ancient(spec_file(DESIGN.encode_spec()))
 
 
+def spec_of_sketches(wildcards):
+    planned = DESIGN.gradients_file(wildcards.model)
+    return fixed_spec(DESIGN.sketch_spec(wildcards.model), wildcards, planned)
+
+
+def spec_of_attribution(wildcards):
+    planned = DESIGN.table_file(wildcards.group)
+    return fixed_spec(DESIGN.attribute_spec(wildcards.group), wildcards, planned)
+
+
+def spec_of_replays(wildcards):
+    planned = DESIGN.replays_file(wildcards.gang)
+    return fixed_spec(DESIGN.replay_spec(wildcards.gang), wildcards, planned)
+
+
+def spec_of_ranking(wildcards):
+    return fixed_spec(DESIGN.rank_spec(), wildcards, DESIGN.ranking_file)
+
+
+def spec_of_corrections(wildcards):
+    return ancient(spec_file(DESIGN.correct_spec()))
+
+
 def spec_of_fit(wildcards):
     key = wildcards.group, wildcards.metric, wildcards.method
     return fixed_spec(DESIGN.fit_spec(*key), wildcards, DESIGN.simulator_file(*key))
@@ -157,6 +180,14 @@ def spec_of_stage(stage):
 
 def spec_of_scores(wildcards):
     return spec_of_stage("scores")
+
+
+def spec_of_judged_attribution(wildcards):
+    return spec_of_stage("scores_attribution")
+
+
+def spec_of_judged_mislabels(wildcards):
+    return spec_of_stage("scores_mislabels")
 
 
 def spec_of_table(wildcards):
@@ -193,6 +224,48 @@ def tasks_of_features(wildcards):
     return inputs(DESIGN.stages["tasks"], DESIGN.features_file)
 
 
+def folder_of(model):
+    """The folder of a model that the pipeline pre-trains; nothing for others."""
+    folder = DESIGN.model_folder(model)
+    return [folder] if folder else []
+
+
+def inputs_of_sketches(wildcards):
+    spec = DESIGN.sketch_spec(wildcards.model)
+    files = [*spec["tasks"].values(), *folder_of(wildcards.model)]
+    return inputs(files, DESIGN.gradients_file(wildcards.model))
+
+
+def inputs_of_attribution(wildcards):
+    spec = DESIGN.attribute_spec(wildcards.group)
+    run = DESIGN.groups[wildcards.group].runs[0]
+    files = [*spec["tasks"].values(), *folder_of(run.model), run.curriculum]
+    files += [spec["features"]] if spec["features"] else []
+    return inputs(files, DESIGN.table_file(wildcards.group))
+
+
+def inputs_of_replays(wildcards):
+    spec = DESIGN.replay_spec(wildcards.gang)
+    runs = [DESIGN.runs[row["run_id"]] for row in spec["runs"]]
+    files = [*spec["tasks"].values(), *folder_of(runs[0].model), *files_of_runs(runs)]
+    return inputs(files, DESIGN.replays_file(wildcards.gang))
+
+
+def inputs_of_ranking(wildcards):
+    spec = DESIGN.rank_spec()
+    run = DESIGN.runs[spec["runs"][0]["run_id"]]
+    files = [spec["task_file"], *folder_of(run.model), *files_of_runs([run])]
+    files += [spec["simulator"], spec["features"]]
+    return inputs(files, DESIGN.ranking_file)
+
+
+def inputs_of_corrections(wildcards):
+    runs = DESIGN.corrected_runs()
+    return inputs(
+        [DESIGN.ranking_file] if runs else [], runs[0].curriculum if runs else "none"
+    )
+
+
 def files_of_runs(runs):
     """The manifests and curricula of some runs, but no manifest of shards that stand without it."""
     manifests = {}
@@ -207,8 +280,9 @@ def inputs_of_fit(wildcards):
     key = wildcards.group, wildcards.metric, wildcards.method
     runs = DESIGN.groups[wildcards.group].runs
     files = files_of_runs([run for run in runs if run.split in ("fit", "validate")])
-    features = [DESIGN.features_file] if DESIGN.needs_features(wildcards.method) else []
-    return inputs(files + features, DESIGN.simulator_file(*key))
+    spec = DESIGN.fit_spec(*key)
+    files += [file for file in (spec["features"], spec["table"]) if file]
+    return inputs(files, DESIGN.simulator_file(*key))
 
 
 def inputs_of_simulations(wildcards):
@@ -216,6 +290,7 @@ def inputs_of_simulations(wildcards):
     runs = DESIGN.groups[wildcards.group].runs
     files = files_of_runs([run for run in runs if run.split in ("held_out", "unseen")])
     files += [DESIGN.simulator_file(*key, method) for method in DESIGN.methods]
+    files += DESIGN.simulate_spec(*key)["replays"]
     return inputs(files, DESIGN.simulations_file(*key))
 
 
@@ -240,37 +315,69 @@ def inputs_of_scores(wildcards):
     return inputs_of_stage(simulations(), "scores")
 
 
+def inputs_of_judged_attribution(wildcards):
+    files = []
+    for name, spec in DESIGN.judge_attribution_spec()["groups"].items():
+        files += files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+        files += [spec["table"], spec["seconds"], *spec["replays"]]
+        files += spec["task_files"].values()
+    return inputs_of_stage(files, "scores_attribution")
+
+
+def inputs_of_judged_mislabels(wildcards):
+    rows = DESIGN.judge_mislabels_spec()["runs"]
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
+    files += [DESIGN.ranking_file] if rows else []
+    return inputs_of_stage(files, "scores_mislabels")
+
+
 def inputs_of_table(wildcards):
-    return inputs_of_stage([SCORES_FILE], wildcards.table)
+    return inputs_of_stage(DESIGN.table_inputs(wildcards.table), wildcards.table)
 
 
 def inputs_of_figure(wildcards):
     return inputs_of_stage(DESIGN.figure_inputs(wildcards.figure), wildcards.figure)
 
 
-def model_of_gang(wildcards):
-    return DESIGN.params.dynamics.models[DESIGN.gangs[wildcards.gang].runs[0].model]
+def model_of(wildcards):
+    """The model's row of a job that is named by a model, a group or a gang."""
+    names = {
+        "model": lambda name: name,
+        "group": lambda name: DESIGN.groups[name].model,
+        "gang": lambda name: DESIGN.gangs[name].runs[0].model,
+    }
+    key = next(key for key in names if key in wildcards.keys())
+    return DESIGN.params.dynamics.models[names[key](wildcards[key])]
+
+
+def memory_of_model(wildcards, attempt):
+    return int(1000 * model_of(wildcards).mem_gb * (1 + attempt / 2))
+
+
+def minutes_of_model(wildcards, attempt):
+    return model_of(wildcards).runtime_min * 4 * attempt
+
+
+def gpus_of_model(wildcards):
+    return model_of(wildcards).gpu
 
 
 def memory_of_gang(wildcards, attempt):
-    return int(1000 * model_of_gang(wildcards).mem_gb * (1 + (attempt - 1) / 2))
+    return int(1000 * model_of(wildcards).mem_gb * (1 + (attempt - 1) / 2))
 
 
 def minutes_of_gang(wildcards, attempt):
-    return (
-        model_of_gang(wildcards).runtime_min
-        * len(DESIGN.gangs[wildcards.gang].runs)
-        * attempt
-    )
-
-
-def gpus_of_gang(wildcards):
-    return model_of_gang(wildcards).gpu
+    runs = DESIGN.gangs[wildcards.gang].runs
+    return model_of(wildcards).runtime_min * len(runs) * attempt
 
 
 def runs_to_train():
     """The runs whose shards this call is going to make."""
-    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "train_runs"]
+    jobs = [
+        job
+        for job in workflow.dag.needrun_jobs()
+        if job.rule.name in ("train_runs", "retrain_corrected")
+    ]
     runs = [run for job in jobs for run in DESIGN.gangs[job.wildcards.gang].runs]
     return [run for run in runs if not Path(run.shard).exists()]
 

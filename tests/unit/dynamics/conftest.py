@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 import torch
 from gptfluence.curricula.draw import draw_curricula
-from gptfluence.design import Run
 from gptfluence.dynamics.pretrain import make_config, train_tokenizer
 from gptfluence.identity import DYNAMICS_CODE, code_digest
 from gptfluence.io import write_parquet
+from gptfluence.runs import Run
 from transformers import GPTNeoXForCausalLM
 
 WORDS = ["the", "a", "river", "town", "mayor", "bakes", "sells", "paints", "old", "blue", "bread", "boats", "of", "in"]

@@ -50,7 +50,10 @@ def changed_by(edited: Path) -> set[str]:
 
 
 def test_all_items_are_found() -> None:
-    assert ITEMS == {"figure": ["figure_2", "figure_6"], "table": ["table_1", "table_2", "table_3", "table_4"]}
+    assert ITEMS == {
+        "figure": ["figure_10", "figure_11", "figure_2", "figure_6", "figure_7", "figure_attribution"],
+        "table": ["table_1", "table_2", "table_3", "table_4", "table_attribution"],
+    }
 
 
 @pytest.mark.parametrize("item", NAMES)
@@ -86,10 +89,15 @@ def test_an_edit_of_one_item_is_its_own(package: Path, item: str) -> None:
 def test_an_edit_of_what_is_shared_is_everyones_who_shares_it(package: Path) -> None:
     figures, tables = set(ITEMS["figure"]), set(ITEMS["table"])
     paper = package / "paper"
-    for name in ("__init__", "parts", "style"):
+    for name in ("__init__", "parts"):
         assert changed_by(paper / "figures" / f"{name}.py") == figures
-    for name in ("__init__", "frame", "layout", "renderings", "latex"):
+    for name in ("__init__", "page", "renderings", "latex"):
         assert changed_by(paper / "tables" / f"{name}.py") == tables
+    for name in ("frame", "layout"):
+        assert changed_by(paper / "tables" / f"{name}.py") == tables - {"table_attribution"}
+    assert changed_by(paper / "figures" / "style.py") == figures - {"figure_attribution"}
+    assert changed_by(paper / "attribution.py") == {"figure_attribution", "table_attribution"}
     assert changed_by(paper / "names.py") == figures | tables
-    assert changed_by(package / "scores" / "curves.py") == {"figure_2"}
+    for path in (paper / "figures" / "trajectories.py", package / "scores" / "curves.py"):
+        assert changed_by(path) == {"figure_2", "figure_10", "figure_11"}
     assert changed_by(package / "scores" / "score.py") == set()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from gptfluence.io import write_parquet
-from gptfluence.simulators.base import Curricula, Dynamics, Features
+from gptfluence.simulators.base import Attribution, Curricula, Dynamics, Features
+from score_tables import write_scores
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -20,7 +22,10 @@ def draw_batches(rng: np.random.Generator, runs: int, steps: int, batch: int, tr
 def planted(
     runs: int = 16, steps: int = 30, batch: int = 4, train: int = 24, tests: int = 7, seed: int = 0
 ) -> tuple[Dynamics, Curricula, Features]:
-    """Return runs (the last two validate) whose factors are exactly bilinear in the features (width 6)."""
+    """Return runs (the last two validate) whose factors are exactly bilinear in the features (width 6).
+
+    The attribution scores are the additive factors, with the sign of scores.
+    """
     rng = np.random.default_rng(seed)
     features = Features(rng.normal(size=(train, 6)), rng.normal(size=(tests, 6)))
     a = features.train @ (0.004 * rng.normal(size=(6, 6))) @ features.test.T - 0.01
@@ -32,7 +37,8 @@ def planted(
         now = examples[:, t - 1]
         values[:, t] = (1 + a[now].mean(axis=1)) * values[:, t - 1] + b[now].mean(axis=1)
     validate = np.arange(runs) >= runs - 2
-    return Dynamics(values, validate), Curricula(examples), features
+    attribution = Attribution({"grad_dot": -b.astype(np.float32)}, np.arange(1, train + 1), 1e-3)
+    return Dynamics(values, validate), Curricula(examples), replace(features, attribution=attribution)
 
 
 def split(dynamics: Dynamics, curricula: Curricula, held: int) -> tuple[Dynamics, Curricula, np.ndarray, Curricula]:
@@ -82,6 +88,8 @@ def write_group(folder: Path, metric: str = "loss", seed: int = 0) -> dict[str, 
         write_parquet(curriculum, table, {})
         entry = {"run_id": run_id, "split": part, "hash": code, "shard": str(shard), "curriculum": str(curriculum)}
         runs.append(entry)
+    scores = {"grad_dot": rng.normal(size=(2 * train_size, sum(sizes.values())))}
+    table = write_scores(folder / "scores.parquet", tasks, scores, rng.integers(1, 9, 2 * train_size))
     return {
         "group": "g",
         "scenario": "fine_tuning",
@@ -94,6 +102,9 @@ def write_group(folder: Path, metric: str = "loss", seed: int = 0) -> dict[str, 
         "test_sizes": sizes,
         "runs": runs,
         "features": str(write_features(folder, tasks, sizes)),
+        "table": table,
+        "learning_rate": 1e-2,
+        "replays": [],
     }
 
 

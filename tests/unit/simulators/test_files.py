@@ -27,6 +27,8 @@ SETTINGS = {
         "patience": 2,
         "seed": 1,
     },
+    "grad_dot": {"kind": "additive", "scores": "grad_dot", "scale": "none"},
+    "grad_dot_scaled": {"kind": "additive", "scores": "grad_dot", "scale": "fitted"},
     "persistence": {"kind": "persistence"},
     "global_ar1": {"kind": "global_ar1"},
     "mean_curve": {"kind": "mean_curve"},

@@ -96,6 +96,8 @@ def _reads_no_streams(model: PreTrainedModel, device: torch.device) -> str | Non
         return f"its class cannot be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         model.set_attn_implementation(packing.NAME)
+    if not torch.isfinite(together).all():
+        return "its outputs are not finite, so its weights are damaged or its training diverged"
     if not torch.allclose(together, alone, rtol=1e-4, atol=1e-4 * alone.abs().max().item()):
         return "its class mixes sequences that stand one behind the other, so it cannot be used"
     return None

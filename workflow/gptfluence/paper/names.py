@@ -17,20 +17,65 @@ MEASURES = {
     "final_step_spearman": "Final-step Spearman",
     "skill": "Skill",
     "across_run_correlation": "Across-run correlation",
+    "lds": "LDS",
+    "tail_patch": "Tail-patch",
+    "mrr": "MRR",
+    "recall_at_10": "Recall@10",
+    "seconds": "CPU seconds",
+    "accuracy": "Test accuracy",
+    "found": "Wrong labels found",
 }
-HIGHER_IS_BETTER = ("final_step_spearman", "skill", "across_run_correlation")
+LOWER_IS_BETTER = ("all_steps_mse", "all_steps_mae", "seconds")
 
 METHODS = {
     "persistence": "Persistence",
     "global_ar1": "Global AR(1)",
     "mean_curve": "Mean curve",
+    "tracin_cp": "TracIn-CP (checkpoints)",
+    "tracin": "TracIn (every step)",
+    "tracin_adamw": "TracIn (every step, AdamW's update)",
+    "grad_dot": "Grad-Dot (final)",
     "simfluence": "Simfluence (linear)",
     "simfluence_additive": "Simfluence (additive)",
     "simfluence_multiplicative": "Simfluence (multiplicative)",
     "gptfluence": "GPTfluence (bilinear)",
+    "gptfluence_gradients": "GPTfluence (gradient features)",
     "gptfluence_mlp": "GPTfluence (MLP head)",
 }
-"""Every method of the default params.yaml, in the order of the tables' rows."""
+"""Every simulated method of the default params.yaml, in the order of the tables' rows."""
+
+REPLAYED = ("tracin_cp", "tracin", "tracin_adamw", "grad_dot")
+"""Those of them that take gradients at the weights of the very runs that they predict."""
+
+ATTRIBUTION = {
+    "Trivial": {"random": "Random", "length": "Length", "loss": "Loss", "mean_curve": "Mean curve"},
+    "Text": {"bm25": "BM25", "encoder_cosine": "Encoder cosine"},
+    "Gradients": {
+        "grad_dot": "Grad-Dot",
+        "grad_cosine": "Gradient cosine",
+        "tracin_cp": "TracIn-CP",
+        "less": "LESS",
+        "trak": "TRAK",
+        "ekfac": "EK-FAC",
+    },
+    "TrackStar": {
+        "trackstar": "TrackStar",
+        "trackstar_no_correction": "without optimiser correction",
+        "trackstar_no_hessian": "without Hessian",
+        "trackstar_no_mix": "without mixing",
+        "trackstar_no_norm": "without unit norm",
+        "trackstar_no_projection": "without projection",
+    },
+    "Replayed": {
+        "grad_dot_replayed": "Grad-Dot, own weights",
+        "tracin_cp_replayed": "TracIn-CP, own weights",
+        "tracin": "TracIn, every step",
+        "tracin_adamw": "TracIn, AdamW's update",
+    },
+    "Fitted": {"datamodel": "Datamodel", "gptfluence": "GPTfluence"},
+    "Measured": {"tail_patch": "Tail-patch"},
+}
+"""Every method that is judged as attribution, by family, in the order of the rows."""
 
 
 def sort_methods(names: Iterable[str]) -> list[str]:
@@ -41,6 +86,12 @@ def sort_methods(names: Iterable[str]) -> list[str]:
 def sort_tasks(names: Iterable[str]) -> list[str]:
     """Order tasks as the paper does, then a user's own by name."""
     return _sort(names, TASKS)
+
+
+def list_attribution(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Return (method, family, name in print) of methods of attribution in their order, unknown ones last by name."""
+    families = {method: (family, label) for family, methods in ATTRIBUTION.items() for method, label in methods.items()}
+    return [(name, *families.get(name, ("Other", name))) for name in _sort(names, dict.fromkeys(families, ""))]
 
 
 def _sort(names: Iterable[str], known: dict[str, str]) -> list[str]:

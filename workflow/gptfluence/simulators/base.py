@@ -43,16 +43,33 @@ class Curricula:
 
 
 @dataclass(frozen=True)
+class Attribution:
+    """What attribution methods say of the influence of each training example on each test example.
+
+    Attributes:
+        scores: by method, [train examples, tests]; above zero: training on the example lowers the test's loss.
+        tokens: [train examples], how many tokens of each are trained on: its weight in the loss of a batch.
+        learning_rate: of a run's first update.
+    """
+
+    scores: dict[str, NDArray[np.float32]]
+    tokens: NDArray[np.int64]
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class Features:
     """Frozen features of the examples.
 
     Attributes:
         train: [train examples, width], seen and unseen ones.
         test: [tests, width], in the order of `Dynamics.values`' last axis.
+        attribution: scores of pairs of the two, or None if the method needs none.
     """
 
     train: Array
     test: Array
+    attribution: Attribution | None = None
 
 
 class Simulator(ABC):

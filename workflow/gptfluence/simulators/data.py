@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gptfluence.attribution.table_file import read_table_file
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features
+from gptfluence.simulators.base import Array, Attribution, Curricula, Dynamics, Features
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class GroupData:
         dynamics: the metric; test examples are those of `tasks`, one task after the other, in the order of
         their ids.
         curricula: rows count through the training tasks, each with its pool and then its unseen pool.
-        features: of width 0 if the method needs none.
+        features: of width 0 if the method needs none; with attribution scores if the specification names a table.
         tasks: the test tasks.
         sizes: how many test examples each has.
     """
@@ -45,7 +46,7 @@ def load_group(spec: dict[str, Any]) -> GroupData:
     """
     tasks = tuple(spec["test_tasks"])
     sizes = tuple(spec["test_sizes"][task] for task in tasks)
-    shards = [_read_shard(run, spec["metric"], tasks, sizes) for run in spec["runs"]]
+    shards = [read_shard(run, spec["metric"], tasks, sizes) for run in spec["runs"]]
     batches = [_read_curriculum(run, spec["train_tasks"], spec["train_size"]) for run in spec["runs"]]
     first = spec["runs"][0]["run_id"]
     for run, values, batch in zip(spec["runs"], shards, batches, strict=True):
@@ -68,16 +69,20 @@ def load_group(spec: dict[str, Any]) -> GroupData:
         runs=tuple(run["run_id"] for run in spec["runs"]),
         dynamics=Dynamics(np.stack(shards), validate),
         curricula=Curricula(np.stack(batches)),
-        features=_read_features(spec, tasks, sizes),
+        features=read_features(spec),
         tasks=tasks,
         sizes=sizes,
     )
 
 
-def _read_shard(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: tuple[int, ...]) -> Array:
-    """Return one metric of a run: [steps + 1, tests]."""
+def read_shard(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: tuple[int, ...]) -> Array:
+    """Return one metric of a run: [steps + 1, tests].
+
+    Raises:
+        UserError: its shard is missing, damaged, incomplete or of another plan, or a value is not finite.
+    """
     path = run["shard"]
-    table = _read(path, ["step", "task", "example", metric])
+    table = read_columns(path, ["step", "task", "example", metric])
     found = read_provenance(path).get("hash")
     if found != run["hash"]:
         raise UserError(
@@ -106,7 +111,7 @@ def _read_shard(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes:
 def _read_curriculum(run: dict[str, Any], tasks: list[str], train_size: int) -> NDArray[np.int64]:
     """Return the training rows of a run's batches: [steps, batch]."""
     path = run["curriculum"]
-    table = _read(path, ["step", "slot", "task", "example"])
+    table = read_columns(path, ["step", "slot", "task", "example"])
     row = _position(table, tuple(tasks), (train_size,) * len(tasks))
     if (row < 0).any():
         raise UserError(
@@ -122,14 +127,21 @@ def _read_curriculum(run: dict[str, Any], tasks: list[str], train_size: int) -> 
     return ordered.reshape(steps, batch)
 
 
-def _read_features(spec: dict[str, Any], tasks: tuple[str, ...], sizes: tuple[int, ...]) -> Features:
-    """Return the features of all training and test examples in the format that the group's prompts have."""
+def read_features(spec: dict[str, Any]) -> Features:
+    """Return the features of all training and test examples in the format that the group's prompts have.
+
+    Raises:
+        UserError: the features are missing, damaged or incomplete.
+    """
+    tasks = tuple(spec["test_tasks"])
+    sizes = tuple(spec["test_sizes"][task] for task in tasks)
     train_tasks = tuple(spec["train_tasks"])
     train_sizes = (spec["train_size"],) * len(train_tasks)
     path = spec.get("features")
+    attribution = _read_attribution(spec, tasks, sizes)
     if path is None:
-        return Features(np.zeros((sum(train_sizes), 0)), np.zeros((sum(sizes), 0)))
-    table = _read(path, ["task", "part", "example", "format", "vector"])
+        return Features(np.zeros((sum(train_sizes), 0)), np.zeros((sum(sizes), 0)), attribution)
+    table = read_columns(path, ["task", "part", "example", "format", "vector"])
     table = table.filter(_equal(table, "format", spec["format"]))
     test = _equal(table, "part", "test").to_numpy(zero_copy_only=False)
     vectors = table["vector"].combine_chunks()
@@ -143,10 +155,43 @@ def _read_features(spec: dict[str, Any], tasks: tuple[str, ...], sizes: tuple[in
         result[position[kept]] = rows[kept]
         return result
 
-    return Features(ordered(~test, train_tasks, train_sizes), ordered(test, tasks, sizes))
+    return Features(ordered(~test, train_tasks, train_sizes), ordered(test, tasks, sizes), attribution)
 
 
-def _read(path: str, columns: list[str]) -> pa.Table:
+def _read_attribution(spec: dict[str, Any], tasks: tuple[str, ...], sizes: tuple[int, ...]) -> Attribution | None:
+    """Return the attribution scores of all pairs of training and test examples; None if no table is named."""
+    path = spec.get("table")
+    if path is None:
+        return None
+    table = read_table_file(path)
+    # A metric may be measured on some of the group's tests; the table has a column for each of them.
+    columns = spec.get("table_tests", list(tasks))
+    counts = [spec["test_sizes"][task] for task in columns]
+    shape = (spec["train_size"] * len(spec["train_tasks"]), sum(counts))
+    if any(values.shape != shape for values in table.scores.values()):
+        raise UserError(
+            f"{path}: does not hold scores of the {shape[0]} training and {shape[1]} test examples of "
+            f"{spec['group']}; it belongs to another plan. Delete it and run snakemake again."
+        )
+    starts = dict(zip(columns, np.cumsum([0, *counts[:-1]]), strict=True))
+    tests = np.concatenate([starts[task] + np.arange(size) for task, size in zip(tasks, sizes, strict=True)])
+    scores = {method: values[:, tests] for method, values in table.scores.items()}
+    for method, values in scores.items():
+        if not np.isfinite(values).all():
+            row, test = np.argwhere(~np.isfinite(values))[0]
+            raise UserError(
+                f"{path}: {method} of training example {row} and test example {test} is {values[row, test]}: "
+                "the method failed. Take it out of attribution.methods in params.yaml."
+            )
+    return Attribution(scores, table.tokens, spec["learning_rate"])
+
+
+def read_columns(path: str, columns: list[str]) -> pa.Table:
+    """Read some columns of a Parquet artefact.
+
+    Raises:
+        UserError: the file is missing or damaged, or lacks a column.
+    """
     table = read_parquet(path, columns)
     missing = [name for name in columns if name not in table.column_names]
     if missing:

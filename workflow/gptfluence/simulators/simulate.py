@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from gptfluence.attribution.effects_file import read_effects
 from gptfluence.errors import UserError
 from gptfluence.io import write_parquet
 from gptfluence.simulators.base import Array
@@ -25,8 +27,8 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
     Rows are ordered by method (measured first, then as in `spec`), run, test example, and step.
 
     Args:
-        spec: as for `fit_simulator`, without method and settings, with simulators ({method: path}); its runs are
-            the held-out and unseen ones.
+        spec: as for `fit_simulator`, without method and settings, with simulators ({method: path}) and replays
+            (paths of what gradients said of the runs' steps); its runs are the held-out and unseen ones.
         output: the Parquet file to write.
 
     Raises:
@@ -48,13 +50,41 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
                 spec["group"], spec["metric"], method, exploded.sum(), exploded.size,
             )  # fmt: skip
         tables.append(_table(method, simulated, simulator.start, spec["metric"], data))
+    for method, simulated in roll_out_replays(spec["replays"], data).items():
+        tables.append(_table(method, simulated, 1, spec["metric"], data))
     provenance = {
         "group": spec["group"],
         "metric": spec["metric"],
         "methods": list(spec["simulators"]),
+        "replays": [Path(path).name for path in spec["replays"]],
         "runs": {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in spec["runs"]},
     }
     write_parquet(output, pa.concat_tables(tables).unify_dictionaries().combine_chunks(), provenance)
+
+
+def roll_out_replays(paths: list[str], data: GroupData) -> dict[str, Array]:
+    """Add up what replays of the runs say of each step, from the first measured value on.
+
+    Returns:
+        For each method of the replays [runs, steps + 1, tests].
+
+    Raises:
+        UserError: a file is missing or damaged, or a run is in none of them.
+    """
+    effects: dict[tuple[str, str], NDArray[np.float32]] = {}
+    for path in paths:
+        effects |= read_effects(path)
+    first = data.dynamics.values[:, :1]
+    simulated = {}
+    for method in dict.fromkeys(method for method, _ in effects):
+        missing = [run for run in data.runs if (method, run) not in effects]
+        if missing:
+            raise UserError(
+                f"{', '.join(paths)}: no {method} of run {missing[0]}. Delete them and run snakemake again."
+            )
+        changes = np.stack([effects[method, run] for run in data.runs])
+        simulated[method] = np.concatenate([first, first + np.cumsum(changes, axis=1, dtype=float)], axis=1)
+    return simulated
 
 
 def _table(method: str, values: Array, start: int, metric: str, data: GroupData) -> pa.Table:

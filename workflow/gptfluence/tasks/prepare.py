@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gptfluence.errors import UserError
 from gptfluence.io import write_parquet
-from gptfluence.tasks import render
+from gptfluence.tasks import mislabel, render
 
 SCHEMA = pa.schema(
     [
@@ -35,7 +35,8 @@ def prepare_task(spec: dict[str, Any], output: Path) -> None:
 
     Args:
         spec: the task's entry of the design: task, source, pool, unseen_pool, test (counts), templates,
-            template_seed, code.
+            template_seed, code; and for a task with wrong labels, mislabelled (of: the task that it is made from,
+            flipped: the share that is wrong, seed), whose file holds twice these counts, see `tasks.mislabel`.
         output: the file to write; its metadata hold {task, spec}.
 
     Raises:
@@ -54,8 +55,17 @@ def _read(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     source, sizes = spec["source"], {part: spec[part] for part in ("pool", "unseen_pool", "test")}
     module = importlib.import_module(f"gptfluence.tasks.{source['kind']}")
     if source["kind"] == "world":
-        return module.make_rows(source["seed"], spec["task"], **sizes)
-    return module.read_rows(source, spec["task"], **sizes)
+        parts = module.make_rows(source["seed"], _original_task(spec), **sizes)
+    else:
+        parts = module.read_rows(source, _original_task(spec), **sizes)
+    if wrong := spec.get("mislabelled"):
+        return mislabel.mislabel(wrong["of"], parts, wrong["flipped"], wrong["seed"])
+    return parts
+
+
+def _original_task(spec: dict[str, Any]) -> str:
+    """Return the task whose rows and templates a task has: itself, unless it is one with wrong labels."""
+    return spec["mislabelled"]["of"] if "mislabelled" in spec else spec["task"]
 
 
 def _records(spec: dict[str, Any], parts: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -74,7 +84,7 @@ def _records(spec: dict[str, Any], parts: dict[str, list[dict[str, Any]]]) -> It
 
 def _formats(spec: dict[str, Any]) -> Callable[[dict[str, Any], str, int], dict[str, render.Rendered]]:
     """Return the function (row, part, example) -> both formats of a task; its templates are checked first."""
-    task, source = spec["task"], spec["source"]
+    task, source = _original_task(spec), spec["source"]
     if source["kind"] == "own":
         wording, where = source["instruction"], f"params.yaml: tasks.own.{task}.instruction"
         if not render.used_fields(wording, ["prompt"], where):
@@ -89,8 +99,10 @@ def _formats(spec: dict[str, Any]) -> Callable[[dict[str, Any], str, int], dict[
         try:
             row = render.canonical_row(task, row)
         except render.RowError as error:
-            raise UserError(f"task '{task}', {part} example {example}: {error}") from None
-        drawn = render.instruction(task, row, templates, spec["template_seed"], part, example)
+            raise UserError(f"task '{spec['task']}', {part} example {example}: {error}") from None
+        # With whichever label, an example has the template of the original one.
+        number = mislabel.original_example(part, example, spec["pool"]) if "mislabelled" in spec else example
+        drawn = render.instruction(task, row, templates, spec["template_seed"], part, number)
         return {"plain": render.plain(task, row), "instruction": drawn}
 
     return both

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `drawn_from`
 
 from drawn_from import make_curves, write_scores
 from gptfluence.scores.curves import write_curves
+from made_up_judged import make_judged, make_mislabels, write_judged, write_mislabels
 
 
 @pytest.fixture
@@ -19,8 +20,14 @@ def specs(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """What each figure is given: two models of instruction tuning, one of them in fine-tuning too."""
     write_curves(tmp_path / "curves.parquet", make_curves())
     write_scores(tmp_path / "scores.parquet")
+    mislabels = {"mislabels": write_mislabels(tmp_path / "mislabels.parquet", make_mislabels())}
+    judged = {"attribution": write_judged(tmp_path / "attribution.parquet", make_judged())}
     both = {"width_in": 6.75, "scale": "nano", "models": ["small", "a-large"]}
     return {
         "figure_2": {"figure": "figure_2", "curves": str(tmp_path / "curves.parquet"), "example_curves": 2} | both,
         "figure_6": {"figure": "figure_6", "scores": str(tmp_path / "scores.parquet")} | both,
+        "figure_7": {"figure": "figure_7"} | mislabels | both,
+        "figure_10": {"figure": "figure_10", "curves": str(tmp_path / "curves.parquet")} | both,
+        "figure_11": {"figure": "figure_11", "curves": str(tmp_path / "curves.parquet")} | both,
+        "figure_attribution": {"figure": "figure_attribution"} | judged | mislabels | both,
     }

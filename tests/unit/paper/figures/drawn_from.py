@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from gptfluence.scores.simulations import Simulations
 STEPS, TESTS = 12, 5
 
 
-def make_simulations(run: str, tasks: list[str], scale: float = 1.0) -> Simulations:
+def make_simulations(run: str, tasks: list[str], scale: float = 1.0, methods: Sequence[str] = ()) -> Simulations:
     """Measured values fall evenly; test n of a task moves the further, the larger (3 n mod 5) is."""
     rng = np.random.default_rng(0)
-    methods = ["gptfluence", "mean_curve", "measured", "own", "persistence", "simfluence"]
+    methods = sorted(["gptfluence", "mean_curve", "measured", "own", "persistence", "simfluence", *methods])
     fall = np.tile((0.2 + 3 * np.arange(TESTS)) % 5, len(tasks))
     truth = scale * (3 - fall * np.linspace(0, 1, STEPS + 1)[:, None])
     values = truth + rng.normal(0, 0.1 * scale, (len(methods), 1, *truth.shape))

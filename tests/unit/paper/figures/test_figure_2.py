@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from drawn_from import make_curves, make_simulations
 from gptfluence.paper.figures import write_figure
-from gptfluence.paper.figures.figure_2 import choose_panels, choose_runs, draw, pick_examples
+from gptfluence.paper.figures.figure_2 import choose_panels, choose_runs, draw
 from gptfluence.scores.curves import ExampleRun, read_curves, write_curves
 from matplotlib import pyplot as plt
 
@@ -79,17 +79,20 @@ def test_the_last_known_model_is_chosen_by_name_only_without_an_order() -> None:
     assert choose_runs([], ["small"]) == []
 
 
-def test_examples_are_evenly_spread_between_the_median_and_the_largest() -> None:
-    simulations = make_simulations("r", ["rte", "sst2"])
-    order = [0, 2, 4, 1, 3]  # by 3 n mod 5
-    for task, first in (("rte", 0), ("sst2", 5)):
-        for count, ranks in ((1, [2]), (2, [2, 4]), (3, [2, 3, 4])):
-            assert pick_examples(simulations, task, count) == [first + order[rank] for rank in ranks]
-    # Those that do not move show nothing, as long as others do.
-    simulations.of("measured")[0][:, [0, 2]] = 1.0
-    assert pick_examples(simulations, "rte", 2) == [1, 3]
-    simulations.of("measured")[0][:] = 1.0
-    assert len(set(pick_examples(simulations, "rte", 2))) == 2
+def test_gradient_methods_stand_in_panels_of_the_loss_alone(spec: dict[str, Any]) -> None:
+    replays = ["grad_dot", "tracin", "tracin_adamw", "tracin_cp"]
+    curves = {
+        run: make_simulations(run.run_id, sorted(set(c.tasks)), methods=replays if run.metric == "loss" else [])
+        for run, c in make_curves().items()
+    }
+    write_curves(spec["curves"], curves)
+    figure = draw(spec)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [
+        "measured", "Mean curve", "TracIn-CP (checkpoints)", "Grad-Dot (final)", "Simfluence (linear)",
+        "GPTfluence (bilinear)", "own",
+    ]  # fmt: skip
+    assert [len(axes.lines) for axes in figure.axes] == [7, 7, 5, 5] * 2
 
 
 def test_survives_a_gpt_that_diverged(spec: dict[str, Any], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from gptfluence.io import write_parquet
 from gptfluence.paper.figures import write_figure
 from gptfluence.scores.curves import write_curves
 from gptfluence.scores.score import SCHEMA
+from made_up_judged import write_judged, write_mislabels
 
 
 def write(spec: dict[str, Any], folder: Path, name: str) -> dict[str, bytes]:
@@ -19,7 +20,10 @@ def write(spec: dict[str, Any], folder: Path, name: str) -> dict[str, bytes]:
     return {form: path.read_bytes() for form, path in outputs.items()}
 
 
-@pytest.mark.parametrize("figure", ["figure_2", "figure_6"])
+FIGURES = ("figure_2", "figure_6", "figure_7", "figure_10", "figure_11", "figure_attribution")
+
+
+@pytest.mark.parametrize("figure", FIGURES)
 def test_files_are_the_same_twice_and_hold_no_date(figure: str, specs: dict[str, Any], tmp_path: Path) -> None:
     first = write(specs[figure], tmp_path, "first")
     assert first == write(specs[figure], tmp_path, "second")
@@ -39,6 +43,8 @@ def test_figures_of_one_model_and_of_none(specs: dict[str, Any], tmp_path: Path)
     assert one != write(specs["figure_6"], tmp_path, "two")
     write_parquet(tmp_path / "scores.parquet", pa.Table.from_pylist([], SCHEMA), {"scores": {"confidence": 0.9}})
     write_curves(tmp_path / "curves.parquet", {})
-    for figure in ("figure_2", "figure_6"):
+    write_judged(tmp_path / "attribution.parquet", [])
+    write_mislabels(tmp_path / "mislabels.parquet", [])
+    for figure in FIGURES:
         height = int.from_bytes(write(specs[figure], tmp_path, "none")["png"][20:24], "big")
         assert height == 200  # one inch, for a line of text

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 from gptfluence.io import write_parquet
 from gptfluence.paper.tables import write_table
-from gptfluence.paper.tables.frame import Content, Frame
+from gptfluence.paper.tables.frame import Content
 from gptfluence.paper.tables.layout import BLOCKS
+from gptfluence.paper.tables.page import Frame
 from gptfluence.scores.score import SCHEMA
 
 TASKS = ("rte", "my_task", "webnlg")
@@ -23,14 +24,16 @@ def content_of(table: str) -> Content:
     return import_module(f"gptfluence.paper.tables.{table}").CONTENT
 
 
-def make_scores(models=("nano-0.2m",), scenarios=("instruction_tuning",), metrics=("loss", "bleu", "rouge_l")) -> Frame:
+def make_scores(
+    models=("nano-0.2m",), scenarios=("instruction_tuning",), metrics=("loss", "bleu", "rouge_l"), methods=METHODS
+) -> Frame:
     """Values grow with the place of task, method and measure; intervals are +- 0.15, neighbours 0.1 apart."""
     rows = []
     for scenario in scenarios:
         for model in models:
             for metric in metrics:
                 for measure in MEASURES:
-                    for m, method in enumerate(METHODS):
+                    for m, method in enumerate(methods):
                         values = [0.1 * m + 0.01 * t + 0.3 for t in range(len(TASKS))]
                         for task, value in [*zip(TASKS, values, strict=True), ("average", sum(values) / len(values))]:
                             error = measure in BLOCKS[:2]

@@ -7,10 +7,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from gptfluence.io import read_parquet, read_provenance
-from gptfluence.paper.figures.parts import add_legend, empty_figure
+from gptfluence.paper.figures.parts import add_legend, empty_figure, order_models
 from gptfluence.paper.figures.style import IN_TABLES_ONLY, method_style
 from gptfluence.paper.names import MEASURES, sort_methods
 from gptfluence.words import AVERAGE
@@ -43,8 +43,7 @@ def draw(spec: dict[str, Any]) -> Figure:
     scores = [row for row in known if row["task"] == AVERAGE]
     if not scores:
         return empty_figure(spec, "no instruction tuning runs")
-    found = {row["model"] for row in scores}
-    models = [m for m in spec.get("models", []) if m in found] or sorted(found)
+    models = order_models({row["model"] for row in scores}, spec.get("models", []))
     methods = sort_methods(row["method"] for row in scores)
     cells = {(row["model"], row["method"], row["measure"]): row for row in scores}
 
@@ -77,6 +76,10 @@ def draw(spec: dict[str, Any]) -> Figure:
         axes.set_xlabel(f"{PANELS[measure]}, {better}")
         if measure != "final_step_spearman" and shown and min(shown) > 0 and max(shown) > 8 * min(shown):
             axes.set_xscale("log")
+            near = max(shown) < 100 * min(shown)  # so that a decade has more than one label
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4))
     grid[0].set_yticks(range(len(models)), models)

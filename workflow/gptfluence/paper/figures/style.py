@@ -24,16 +24,24 @@ _LINES = {
     "persistence": ("#E69F00", "x", (0, (1, 1))),
     "global_ar1": ("#E69F00", "+", (0, (3, 1, 1, 1))),
     "mean_curve": ("#CC79A7", "d", (0, (4, 1))),
+    "tracin_cp": ("#009E73", "v", (0, (3, 1))),
+    "tracin": ("#009E73", "*", (0, (1, 1))),
+    "tracin_adamw": ("#009E73", "P", (0, (5, 1))),
+    "grad_dot": ("#E69F00", "D", (0, (1, 1))),
     "simfluence": ("#D55E00", "s", (0, (5, 1, 1, 1))),
     "simfluence_additive": ("#D55E00", "<", (0, (2, 1))),
     "simfluence_multiplicative": ("#D55E00", ">", (0, (1, 2))),
     "gptfluence": ("#0072B2", "o", "-"),
+    "gptfluence_gradients": ("#0072B2", "p", (0, (3, 1))),
     "gptfluence_mlp": ("#56B4E9", "^", (0, (6, 1))),
 }
-_OTHERS = [("#009E73", "v"), ("#009E73", "P"), ("#009E73", "*"), ("#F0E442", "h"), ("#F0E442", "p"), ("#F0E442", "8")]
+_OTHERS = [("#7F7F7F", "v"), ("#7F7F7F", "P"), ("#7F7F7F", "*"), ("#999933", "h"), ("#999933", "p"), ("#999933", "8")]
 
-IN_TABLES_ONLY = ("global_ar1", "simfluence_additive", "simfluence_multiplicative")
-"""Variants that the figures leave out, so that their lines can be told apart."""
+IN_TABLES_ONLY = (
+    *("global_ar1", "simfluence_additive", "simfluence_multiplicative", "gptfluence_gradients", "gptfluence_mlp"),
+    *("tracin", "tracin_adamw"),
+)
+"""Variants that the figures leave out, so that the lines of those that the paper draws can be told apart."""
 
 
 def method_style(name: str, names: Iterable[str]) -> Style:

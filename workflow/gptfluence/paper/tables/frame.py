@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from gptfluence.paper.names import HIGHER_IS_BETTER
 from gptfluence.paper.published import load_published
+from gptfluence.paper.tables.page import Frame, is_best
 
-PAPER_METHODS = {"simfluence": "Simfluence", "gptfluence": "GPTfluence"}
-"""Whose published numbers are shown. The gradient rows are not: no such method is among ours."""
+PAPER_METHODS = {
+    "tracin_cp_10": "TracIn-CP (10-steps)",
+    "tracin_cp_all": "TracIn-CP (all-steps)",
+    "grad_dot": "Grad-Dot",
+    "simfluence": "Simfluence",
+    "gptfluence": "GPTfluence",
+}
+"""The published methods as the paper calls them, in its order."""
 
 COLUMNS = (
     *("source", "scenario", "model", "task", "metric", "method", "measure", "value"),
     *("std_over_trajectories", "std_over_runs", "low", "high", "n_runs", "n_examples", "bold"),
 )
 """Columns of the CSV. source: ours or paper; low, high: bootstrap interval over runs; bold: best, or tied with it."""
-
-Frame = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -44,24 +47,13 @@ def make_frame(table: str, content: Content, scores: Frame) -> Frame:
     ]
     for row in ours:
         rivals = [r for r in ours if all(r[k] == row[k] for k in ("model", "task", "metric", "measure"))]
-        row["bold"] = _is_best(row, rivals)
+        row["bold"] = is_best(row, rivals)
     paper: Frame = []
     for number in load_published():
-        if number.table == table and number.method in PAPER_METHODS:
+        if number.table == table:
             # The paper does not say what its brackets are; they fit the spread over trajectories (over runs for
             # the rank correlation, which a single trajectory does not have).
             std = "std_over_runs" if number.measure == "final_step_spearman" else "std_over_trajectories"
             row = {name: getattr(number, name, None) for name in COLUMNS}
             paper.append(row | {"source": "paper", "bold": False, std: number.std or None})
     return ours + paper
-
-
-def _is_best(row: dict[str, Any], rivals: Frame) -> bool:
-    """Whether a score is the best, or lies in the best one's interval."""
-    sign = 1 if row["measure"] in HIGHER_IS_BETTER else -1
-    valued = [rival for rival in rivals if rival["value"] is not None]
-    if row["value"] is None:
-        return False
-    best = max(valued, key=lambda rival: sign * rival["value"])
-    tied = best["low"] is not None and best["low"] <= row["value"] <= best["high"]
-    return tied or row["value"] == best["value"]

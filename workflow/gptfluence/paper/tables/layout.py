@@ -1,50 +1,53 @@
-"""How a table is laid out, whatever it is rendered as: one block for each measure, rows of printed numbers, notes."""
+"""How Tables 1-4 are laid out: one block for each measure, rows of printed numbers, notes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
+from gptfluence.io import read_parquet
 from gptfluence.paper.names import (
     MEASURES,
     METHODS,
     METRICS,
     PAPER_MODELS,
+    REPLAYED,
     SCENARIOS,
     TASKS,
     sort_methods,
     sort_tasks,
 )
-from gptfluence.paper.tables.frame import PAPER_METHODS, Frame
+from gptfluence.paper.tables.frame import COLUMNS, PAPER_METHODS, Content, make_frame
+from gptfluence.paper.tables.page import Block, Frame, Line, Page, number_form
 from gptfluence.words import AVERAGE
 
 BLOCKS = ("all_steps_mse", "all_steps_mae", "final_step_spearman")
 """The measures that the paper prints; skill and across-run correlation stand beside the first."""
 
-_FAMILIES = {name: name.split("_")[0] for name in METHODS if name.startswith(tuple(PAPER_METHODS))}
+_KIN = {
+    "tracin_cp_10": ("tracin_cp",),
+    "tracin_cp_all": ("tracin", "tracin_adamw"),
+    "grad_dot": ("grad_dot",),
+    "simfluence": ("simfluence", "simfluence_additive", "simfluence_multiplicative"),
+    "gptfluence": ("gptfluence", "gptfluence_gradients", "gptfluence_mlp"),
+}
+"""Below which of our methods a published one stands."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row of a printed table: model, method, one text per column; which are bold; whether it is the paper's."""
-
-    model: str
-    method: str
-    cells: tuple[str, ...]
-    bold: tuple[bool, ...]
-    paper: bool
-    rule_above: bool
-
-
-@dataclass(frozen=True)
-class Block:
-    """One printed table: a measure, its columns as (metric, task or measure) and its rows."""
-
-    title: str
-    columns: tuple[tuple[str, str], ...]
-    lines: tuple[Line, ...]
+def make_page(table: str, content: Content, spec: dict[str, Any]) -> Page:
+    """Lay out one of Tables 1-4; `spec` as for `write_table`, with scores (path of scores.parquet)."""
+    frame = make_frame(table, content, read_parquet(spec["scores"]).to_pylist())
+    models = list(spec.get("models", []))
+    models += sorted({row["model"] for row in frame if row["source"] == "ours"} - set(models))
+    return Page(
+        name=table,
+        heading=f"Table {table.removeprefix('table_')}. {content.title}",
+        title=content.title,
+        notes=make_notes(frame, content.scenario, spec["scale"]),
+        blocks=[make_block(frame, measure, content.metrics, models) for measure in BLOCKS],
+        columns=COLUMNS,
+        frame=frame,
+    )
 
 
 def make_block(frame: Frame, measure: str, metrics: tuple[str, ...], models: list[str]) -> Block:
@@ -66,7 +69,7 @@ def make_block(frame: Frame, measure: str, metrics: tuple[str, ...], models: lis
         rows = [cells.get((source, model, method, *column)) for column in columns]
         paper = source == "paper"
         return Line(
-            model=f"paper, {PAPER_MODELS[model]}" if paper else model,
+            section=f"paper, {PAPER_MODELS[model]}" if paper else model,
             method=PAPER_METHODS[method] if paper else METHODS.get(method, method),
             cells=tuple(_cell(row) for row in rows),
             bold=tuple(bool(row and row["bold"]) for row in rows),
@@ -78,29 +81,45 @@ def make_block(frame: Frame, measure: str, metrics: tuple[str, ...], models: lis
     for model in models:
         methods = sort_methods(r["method"] for r in frame if r["source"] == "ours" and r["model"] == model)
         rows = [("ours", method) for method in methods]
-        for family in PAPER_METHODS if model in PAPER_MODELS and methods else ():
-            kin = [i for i, (_, method) in enumerate(rows) if _FAMILIES.get(method) == family]
-            rows.insert(kin[-1] + 1 if kin else len(rows), ("paper", family))
+        for published in _published_methods(frame, model) if methods else ():
+            kin = [i for i, (source, method) in enumerate(rows) if source == "ours" and method in _KIN[published]]
+            rows.insert(kin[-1] + 1 if kin else len(rows), ("paper", published))
         lines += [line(source, model, method, i == 0 and bool(lines)) for i, (source, method) in enumerate(rows)]
     ours = {row["model"] for row in frame if row["source"] == "ours"}
-    others = [m for m in PAPER_MODELS if m not in ours and any(r["model"] == m for r in frame)]
-    apart = [("paper", model, method) for model in others for method in PAPER_METHODS]
+    others = [model for model in PAPER_MODELS if model not in ours]
+    apart = [("paper", model, method) for model in others for method in _published_methods(frame, model)]
     lines += [line(*row, i == 0 and bool(lines)) for i, row in enumerate(apart)]
 
     heads = tuple(
         (METRICS[metric], MEASURES[m] if m != measure else "Average" if task == AVERAGE else TASKS.get(task, task))
         for metric, task, m in columns
     )
-    return Block(MEASURES[measure], heads, tuple(lines))
+    return Block(MEASURES[measure], measure.split("_")[-1], "Model", heads, tuple(lines))
+
+
+def _published_methods(frame: Frame, model: str) -> list[str]:
+    found = {row["method"] for row in frame if row["source"] == "paper" and row["model"] == model}
+    return [method for method in PAPER_METHODS if method in found]
 
 
 def make_notes(frame: Frame, scenario: str, scale: str) -> list[str]:
     """Return what stands above a table: its runs and tests, and what its marks mean."""
     ours = [row for row in frame if row["source"] == "ours" and row["task"] != AVERAGE]
-    paper = "Rows in italics are the paper's own numbers, for its models and data; digits as printed."
+    paper = ["Rows in italics are the paper's own numbers, for its models and data; digits as printed."]
+    if any(row["method"] == "grad_dot" for row in frame if row["source"] == "paper"):
+        paper.append(
+            "Those of TracIn-CP and Grad-Dot are most likely artefacts of the published code, which adds a test "
+            "example's changes to the prediction of the example before it, and fits their scale to the true losses of "
+            "the run that is judged."
+        )
     if not ours:
         metrics = " or ".join(METRICS[m] for m in dict.fromkeys(row["metric"] for row in frame))
-        return [f"Scale {scale} has no {SCENARIOS[scenario]} runs that measure {metrics}.", paper]
+        return [f"Scale {scale} has no {SCENARIOS[scenario]} runs that measure {metrics}.", *paper]
+    replayed = []
+    if any(row["method"] in REPLAYED for row in ours):
+        replayed.append(
+            "TracIn and Grad-Dot are given what no simulator is: gradients at the weights of the run that they predict."
+        )
     runs = _span(row["n_runs"] for row in ours if row["measure"] == "all_steps_mse")
     examples = _span(row["n_examples"] for row in ours)
     return [
@@ -110,7 +129,8 @@ def make_notes(frame: Frame, scenario: str, scale: str) -> list[str]:
         "Skill: 1 - MSE / MSE of the mean curve, which ignores the training examples; a simulator whose skill is not "
         "above 0 has not learned influence. Across-run correlation: predicted against measured deviations from the "
         "mean over the held-out runs. Both are averages over tasks.",
-        paper,
+        *replayed,
+        *paper,
     ]
 
 
@@ -127,12 +147,9 @@ def _cell(row: dict[str, Any] | None) -> str:
     if row["source"] == "paper":
         return f"{row['value']} ({std})" if std else row["value"]
     value = row["value"]
-    if abs(value) >= 1e5 or (std is not None and std >= 1e5):
-        form = ".1e"
-    elif row["measure"] not in ("all_steps_mse", "all_steps_mae"):
-        form = ".3f"
+    if row["measure"] in ("all_steps_mse", "all_steps_mae"):
+        # As many decimals as the paper.
+        form = number_form(value, std, 2 if row["metric"] == "bleu" else 3)
     else:
-        # As many decimals as the paper, and at least three digits that count.
-        digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-        form = f".{min(max(2 if row['metric'] == 'bleu' else 3, digits), 9)}f"
+        form = ".3f"
     return f"{value:{form}} ({std:{form}})" if std is not None else f"{value:{form}}"

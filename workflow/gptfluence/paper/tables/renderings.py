@@ -7,8 +7,7 @@ from io import StringIO
 
 from markdown_it import MarkdownIt
 
-from gptfluence.paper.tables.frame import COLUMNS, Frame
-from gptfluence.paper.tables.layout import Block
+from gptfluence.paper.tables.page import Page
 
 _STYLE = """
 body { font: 14px sans-serif; margin: 1.5em; } table { border-collapse: collapse; margin-bottom: 2em; }
@@ -16,26 +15,26 @@ td, th { padding: 0.2em 0.7em; border-bottom: 1px solid #ddd; white-space: nowra
 """
 
 
-def render_csv(frame: Frame) -> str:
+def render_csv(page: Page) -> str:
     """Return the tidy frame, digits as they are."""
     text = StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, page.columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(frame)
+    writer.writerows(page.frame)
     return text.getvalue()
 
 
-def render_markdown(title: str, notes: list[str], blocks: list[Block]) -> str:
-    """Return a heading, the notes, and a table for each measure."""
-    parts = [f"# {title}", *notes]
-    for block in blocks:
+def render_markdown(page: Page) -> str:
+    """Return a heading, the notes, and a table for each block."""
+    parts = [f"# {page.heading}", *page.notes]
+    for block in page.blocks:
         grouped = len({group for group, _ in block.columns}) > 1
-        heads = [f"{group} {name}" if grouped else name for group, name in block.columns]
-        rows = [["Model", "Method", *heads], ["---", "---", *["---:" for _ in heads]]]
+        heads = [f"{group} {name}".strip() if grouped else name for group, name in block.columns]
+        rows = [[block.sections, "Method", *heads], ["---", "---", *["---:" for _ in heads]]]
         for line in block.lines:
             mark = "*" if line.paper else ""
             cells = [f"**{c}**" if bold else c for c, bold in zip(line.cells, line.bold, strict=True)]
-            texts = [line.model, line.method, *cells]
+            texts = [line.section, line.method, *cells]
             rows.append([f"{mark}{text}{mark}".replace("|", "\\|") for text in texts])
         parts.append(f"## {block.title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
     return "\n\n".join(parts) + "\n"

@@ -1,24 +1,6 @@
 # Simulators and trivial baselines: fitted on the fitting runs, tuned on the validation runs, rolled out on the others.
 
 
-rule encode_examples:
-    input:
-        tasks_of_features,
-        spec=spec_of_features,
-    output:
-        DESIGN.features_file,
-    log:
-        "logs/simulators/encode_examples.log",
-    conda:
-        "../envs/gptfluence.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=60,
-    shell:
-        "gptfluence encode_examples --spec {input.spec} --output {output} --log {log}"
-
-
 rule fit_simulator:
     input:
         inputs_of_fit,

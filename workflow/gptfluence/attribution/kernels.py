@@ -1,0 +1,120 @@
+"""LESS and TRAK: scores from projected gradients at a checkpoint of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gptfluence.attribution.hooks import ExampleGradients, gradients_of
+from gptfluence.attribution.trackstar import Encoder, unit_length
+from gptfluence.dynamics.cuts import Budget
+from gptfluence.dynamics.examples import Encoded
+
+
+class Moments(NamedTuple):
+    """AdamW's state of one parameter.
+
+    Attributes:
+        first, second: [*shape]; zeros before the first step.
+        step: how many there were.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    step: float
+
+
+def adam_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Moments]:
+    """Return an optimiser's state by the names of the model's parameters."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            state = optimizer.state.get(parameter) or {}
+            zeros = torch.zeros_like(parameter)
+            step = float(state["step"]) if state else 0.0
+            found[name] = Moments(state.get("exp_avg", zeros), state.get("exp_avg_sq", zeros), step)
+    return found
+
+
+def less(
+    gradients: ExampleGradients,
+    train: Sequence[Encoded],
+    tests: Sequence[Encoded],
+    moments: Mapping[str, Moments],
+    settings: Mapping[str, Any],
+    optimizer: Mapping[str, float],
+    budget: Budget,
+) -> NDArray[np.float32]:
+    """Return LESS's cosines at one checkpoint, [train, tests] (Xia et al., arXiv 2402.04333, section 4).
+
+    Of a training example what is compared is AdamW's update, had the next step been made on it alone, with the moments
+    that the optimiser has; of a test, its gradient. Both are projected. The sum over checkpoints, each times its rate,
+    is the caller's.
+
+    Args:
+        gradients: of the model at the checkpoint.
+        moments: of the run's optimiser there.
+        settings: projection, seed.
+        optimizer: beta1, beta2, epsilon.
+    """
+    beta1, beta2 = optimizer["beta1"], optimizer["beta2"]
+    encoder = Encoder(gradients, settings, None)
+    updates = np.empty((len(train), encoder.width), np.float32)
+    for rows, captured in gradients_of(gradients, train, budget):
+        parts = []
+        for block, projection in zip(gradients.blocks, encoder.projections, strict=True):
+            own, gradient = moments[block.name], captured.block(block)
+            mean = (beta1 * own.first + (1 - beta1) * gradient) / (1 - beta1 ** (own.step + 1))
+            square = (beta2 * own.second + (1 - beta2) * gradient.square()) / (1 - beta2 ** (own.step + 1))
+            parts.append(projection.apply(mean / (square.sqrt() + optimizer["epsilon"])))
+        updates[rows] = torch.cat(parts, 1).cpu().numpy()
+    return unit_length(updates) @ unit_length(encoder.encode_all(tests, budget)).T
+
+
+class Outputs(NamedTuple):
+    """What TRAK takes of examples at one checkpoint.
+
+    Attributes:
+        features: [examples, width], projected gradients of the log-odds of the targets.
+        wrong: [examples], 1 - p, how far each target is from certain.
+    """
+
+    features: NDArray[np.float64]
+    wrong: NDArray[np.float64]
+
+
+def log_odds(
+    gradients: ExampleGradients, examples: Sequence[Encoded], settings: Mapping[str, Any], budget: Budget
+) -> Outputs:
+    """Return the projected gradients of log(p / (1 - p)), with p = exp(-n L) the probability of all n target tokens.
+
+    The gradient is -n grad L / (1 - p) (Park et al., arXiv 2303.14186, section 3).
+
+    Args:
+        settings: projection, seed.
+    """
+    encoder = Encoder(gradients, settings, None)
+    features, wrong = np.empty((len(examples), encoder.width)), np.empty(len(examples))
+    for rows, captured in gradients_of(gradients, examples, budget):
+        tokens = np.array([examples[row].target for row in rows], float)
+        wrong[rows] = np.maximum(-np.expm1(-tokens * captured.losses.double().cpu().numpy()), 1e-12)
+        features[rows] = encoder.encode(captured).double().cpu().numpy() * -(tokens / wrong[rows])[:, None]
+    return Outputs(features, wrong)
+
+
+def trak(train: Outputs, tests: Outputs, damping: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return phi_z' (Phi' Phi + d)^-1 phi_i of each pair, [train, tests], and what it is to be weighted by, [train].
+
+    Over checkpoints both are averaged, then multiplied (arXiv 2303.14186, eq. 17). As there are more numbers in a
+    feature than examples, what is inverted is Phi Phi' + d, which is the same.
+
+    Args:
+        damping: d, as a share of the mean eigenvalue that is not zero.
+    """
+    gram = train.features @ train.features.T
+    gram[np.diag_indices_from(gram)] += damping * np.trace(gram) / len(gram)
+    return np.linalg.solve(gram, train.features @ tests.features.T), train.wrong

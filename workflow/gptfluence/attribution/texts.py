@@ -1,0 +1,64 @@
+"""Attribution without gradients: by texts, by their length, by chance. What a gradient method has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptfluence.randomness import named_generator
+
+Scores = NDArray[np.float32]
+"""[train, tests]; the higher, the more a training example is said to help a test."""
+
+
+class Bm25:
+    """Words in common, by BM25 (k1 = 1.5, b = 0.75, Lucene's weights); all words count, also the commonest.
+
+    Args:
+        passages: texts that are searched.
+    """
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        import bm25s
+
+        self._index = bm25s.BM25()
+        self._index.index(_words(passages), show_progress=False)
+
+    def scores(self, query: str) -> Scores:
+        """Return the score of each passage for one text, [passages]."""
+        (words,) = _words([query])
+        return self._index.get_scores(words)
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    import bm25s
+
+    return bm25s.tokenize(list(texts), stopwords=[], return_ids=False, show_progress=False)
+
+
+def bm25(train: Sequence[str], tests: Sequence[str]) -> Scores:
+    """Score training texts by the words that they share with each test's text."""
+    index = Bm25(train)
+    return np.stack([index.scores(text) for text in tests], axis=1).astype(np.float32)
+
+
+def cosine(train: NDArray[np.floating], tests: NDArray[np.floating]) -> Scores:
+    """Return the cosines of features, [train, width] and [tests, width]; 0 where one is all zeros."""
+    return (_unit(train) @ _unit(tests).T).astype(np.float32)
+
+
+def _unit(rows: NDArray[np.floating]) -> NDArray[np.floating]:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+
+
+def for_all_tests(values: NDArray[np.floating], tests: int) -> Scores:
+    """Return what is said of each training example, [train], as the same for every test."""
+    return np.repeat(np.asarray(values, np.float32)[:, None], tests, axis=1)
+
+
+def random_scores(train: int, tests: int, seed: int) -> Scores:
+    """Return random numbers."""
+    return named_generator("attribution", "random", seed).standard_normal((train, tests), dtype=np.float32)

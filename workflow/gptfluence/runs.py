@@ -1,0 +1,352 @@
+"""The run table: which GPTs are trained on which curricula, as a pure function of params.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gptfluence.errors import UserError, did_you_mean
+from gptfluence.identity import DYNAMICS_CODE, code_digest
+from gptfluence.io import digest
+from gptfluence.params import Metric, MislabelledPlan, Params, ScenarioPlan, setting
+from gptfluence.sources import mislabelled_task, without_paths
+
+RANKINGS = ("gptfluence", "tracin", "loss")
+"""By what labels are checked, beside random orders."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One GPT trained on one curriculum: a row of the run table."""
+
+    run_id: str
+    group: str
+    gang: str
+    scenario: str
+    model: str
+    train_tasks: tuple[str, ...]
+    test_tasks: tuple[str, ...]
+    pool: str  # the part of each task that is drawn from: pool | unseen_pool
+    split: str  # fit | validate | held_out | unseen | subset | noisy | corrected
+    seed: int
+    draw_seed: int
+    order_seed: int
+    init_seed: int
+    generation_seed: int
+    draw: int
+    first_example: int  # id of the first example of the part that is drawn from
+    pool_size: int
+    batch: int
+    epochs: int
+    steps: int
+    learning_rate: float
+    ranking: str = ""  # of corrected runs: by what the labels were checked
+    fraction: float = 0.0  # of corrected runs: how many of them
+    hash: str = ""
+    curriculum_hash: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Where the shard stands: what is retrained on corrected labels comes after all that ranks them."""
+        return "data/mislabels/dynamics" if self.split == "corrected" else "data/dynamics"
+
+    @property
+    def format(self) -> str:
+        """Which prompts the run sees: `plain` ones in fine-tuning, `instruction` ones in instruction tuning."""
+        return "plain" if self.scenario == "fine_tuning" else "instruction"
+
+    @property
+    def shard(self) -> str:
+        """Path of the run's shard of dynamics."""
+        return f"{self.folder}/{self.run_id}.{self.hash}.parquet"
+
+    @property
+    def curriculum(self) -> str:
+        """Path of the run's curriculum."""
+        folder = "data/mislabels/curricula" if self.split == "corrected" else "data/curricula"
+        return f"{folder}/{self.run_id}.{self.curriculum_hash}.parquet"
+
+    def row(self) -> dict[str, Any]:
+        """Return the run as JSON-able values, with the paths of its files."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        lists = {key: list(value) for key, value in fields.items() if isinstance(value, tuple)}
+        return fields | lists | {"curriculum": self.curriculum, "shard": self.shard}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that one simulator is fitted on: one scenario, one model, one task or the mixture.
+
+    Attributes:
+        metrics: that are simulated; none in the group of mislabelled data, whose simulator only ranks.
+    """
+
+    group: str
+    scenario: str
+    model: str
+    train_tasks: tuple[str, ...]
+    test_tasks: tuple[str, ...]
+    metrics: tuple[str, ...]
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Gang:
+    """Runs that one job trains in one process; each keeps a shard of its own."""
+
+    gang: str
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def manifest(self) -> str:
+        """Path of the list of the gang's shards; it stands only when all of them do."""
+        return f"{self.runs[0].folder}/{self.gang}.{digest([run.hash for run in self.runs])}.json"
+
+    @property
+    def log(self) -> str:
+        """Path of the job's log."""
+        return f"logs/dynamics/{Path(self.manifest).stem}.log"
+
+
+def make_groups(
+    params: Params, tasks: dict[str, dict[str, Any]], models: dict[str, dict[str, Any]]
+) -> dict[str, Group]:
+    """Return the groups of the chosen scale with their runs, but for those on corrected labels.
+
+    Raises:
+        UserError: `seeds` names a run that does not exist.
+    """
+    plan, noisy = params.plan, params.plan.mislabelled
+    groups: dict[str, Group] = {}
+    for scenario, settings in plan.scenarios.items():
+        # Fine-tuning trains one GPT per task, instruction tuning one on the mixture of all.
+        mixture = scenario == "instruction_tuning"
+        units = [("mixture", settings.train_tasks)] if mixture else [(t, (t,)) for t in settings.train_tasks]
+        for model in settings.models:
+            for unit, train_tasks in units:
+                test_tasks = (
+                    settings.test_tasks if mixture else tuple(t for t in train_tasks if t in settings.test_tasks)
+                )
+                if not test_tasks:
+                    continue
+                group = f"{scenario}-{model}-{unit}"
+                members = [
+                    _run(params, settings, scenario, model, unit, train_tasks, test_tasks, split, number)
+                    for split, number in _numbers(settings)
+                ]
+                members += _subset_runs(params, members[0], setting(settings.subsets, model, unit))
+                members = [_hashed(params, run, tasks, models[model]) for run in members]
+                metrics = tuple(
+                    m for m in ("loss", "bleu", "rouge_l") if any(m in params.metrics(t) for t in test_tasks)
+                )
+                groups[group] = Group(group, scenario, model, train_tasks, test_tasks, metrics, tuple(members))
+    if noisy:
+        members = [_hashed(params, run, tasks, models[noisy.model]) for run in _noisy_runs(params, noisy)]
+        task, group = mislabelled_task(noisy), members[0].group
+        groups[group] = Group(group, "fine_tuning", noisy.model, (task,), (task,), (), tuple(members))
+    runs = [run.run_id for group in groups.values() for run in group.runs]
+    unknown = [run_id for run_id in plan.seeds if run_id not in runs]
+    if unknown:
+        hints = "; ".join(f"'{name}'{did_you_mean(name, runs)}" for name in unknown)
+        raise UserError(f"params.yaml: scales.{params.scale}.seeds: no such run: {hints}")
+    return groups
+
+
+def make_gangs(groups: dict[str, Group]) -> dict[str, Gang]:
+    """Return who is trained together."""
+    members: dict[str, tuple[Run, ...]] = {}
+    for run in (run for group in groups.values() for run in group.runs):
+        members[run.gang] = (*members.get(run.gang, ()), run)
+    return {gang: Gang(gang, runs) for gang, runs in members.items()}
+
+
+def corrected_runs(
+    params: Params, group: Group, ranking: str, tasks: dict[str, dict[str, Any]], model: dict[str, Any]
+) -> list[Run]:
+    """Return the runs on corrected labels: what they train on depends on all that ranks the labels.
+
+    Args:
+        group: of mislabelled data.
+        ranking: path of the orders in which labels are checked; its name holds the digest of what they depend on.
+    """
+    plan = params.plan.mislabelled
+    assert plan is not None
+    noisy = next(run for run in group.runs if run.split == "noisy")
+    rankings = [(name, number) for name in RANKINGS for number in range(1, plan.retrainings + 1)]
+    rankings += [(f"random_{i}", i % plan.retrainings + 1) for i in range(plan.random_seeds)]
+    members: list[Run] = []
+    for by, number in rankings:
+        for fraction in plan.fractions:
+            run = dataclasses.replace(
+                noisy,
+                **_seeds(params, number),
+                run_id=f"{group.group}-{by}-{round(100 * fraction):02d}-{number:02d}",
+                gang=_gang(params, noisy.model, f"{group.group}.corrected", len(members)),
+                split="corrected",
+                ranking=by,
+                fraction=fraction,
+            )
+            made_by = {"ranking": ranking, "by": by, "fraction": fraction, "order": run.order_seed,
+                       "code": code_digest("mislabels.correct")}  # fmt: skip
+            run = dataclasses.replace(run, curriculum_hash=digest(made_by))
+            hash_ = _run_hash(params, run, tasks, model)
+            members.append(dataclasses.replace(run, hash=hash_))
+    return members
+
+
+def _numbers(settings: ScenarioPlan) -> list[tuple[str, int]]:
+    """Return (split, seed) of each run of a group: seen runs count on from 1, unseen ones anew from 1."""
+    runs = settings.runs
+    seen = ["fit"] * runs.fit + ["validate"] * runs.validate_ + ["held_out"] * runs.held_out
+    return [(split, i + 1) for i, split in enumerate(seen)] + [("unseen", i + 1) for i in range(runs.unseen)]
+
+
+def _run(
+    params: Params,
+    settings: ScenarioPlan,
+    scenario: str,
+    model: str,
+    unit: str,
+    train_tasks: tuple[str, ...],
+    test_tasks: tuple[str, ...],
+    split: str,
+    number: int,
+) -> Run:
+    unseen = split == "unseen"
+    group = f"{scenario}-{model}-{unit}"
+    total = settings.runs.fit + settings.runs.validate_ + settings.runs.held_out
+    position = number - 1 + (total if unseen else 0)
+    epochs = setting(settings.epochs, model, unit)
+    run_id = f"{group}-{'unseen-' if unseen else ''}{number:02d}"
+    number = params.plan.seeds.get(run_id, number)
+    return Run(
+        run_id=run_id,
+        group=group,
+        gang=_gang(params, model, f"{group}.gang", position),
+        scenario=scenario,
+        model=model,
+        train_tasks=train_tasks,
+        test_tasks=test_tasks,
+        pool="unseen_pool" if unseen else "pool",
+        split=split,
+        **_seeds(params, number),
+        draw=settings.draw,
+        first_example=params.plan.pool if unseen else 0,
+        pool_size=params.plan.unseen_pool if unseen else params.plan.pool,
+        batch=settings.batch,
+        epochs=epochs,
+        steps=epochs * settings.draw * len(train_tasks) // settings.batch,
+        learning_rate=setting(settings.learning_rate, model, unit),
+    )
+
+
+def _gang(params: Params, model: str, name: str, position: int) -> str:
+    return f"{name}-{position // params.dynamics.models[model].runs_per_job + 1:03d}"
+
+
+def _seeds(params: Params, number: int) -> dict[str, int]:
+    return {
+        "seed": number,
+        "draw_seed": params.curricula.draw_seed + number,
+        "order_seed": params.curricula.order_seed + number,
+        "init_seed": params.dynamics.init_seed + number,
+        "generation_seed": params.dynamics.generation_seed + number,
+    }
+
+
+_FIRST_SUBSET = 10_000  # beyond the numbers of all other runs
+
+
+def _subset_runs(params: Params, like: Run, subsets: int) -> list[Run]:
+    """Return runs on random subsets of the pool, each in several orders; only their loss is measured."""
+    orders = params.attribution.orders
+    runs = []
+    for subset in range(1, subsets + 1):
+        for order in range(1, orders + 1):
+            number = _FIRST_SUBSET + (subset - 1) * orders + order
+            seeds = _seeds(params, number) | {"draw_seed": params.curricula.draw_seed + _FIRST_SUBSET + subset}
+            runs.append(
+                dataclasses.replace(
+                    like,
+                    **seeds,
+                    run_id=f"{like.group}-subset-{subset:03d}-{order:02d}",
+                    gang=_gang(params, like.model, f"{like.group}.subsets", len(runs)),
+                    split="subset",
+                )
+            )
+    return runs
+
+
+def _noisy_runs(params: Params, plan: MislabelledPlan) -> list[Run]:
+    """Return the runs on noisy labels: on random subsets, to fit a simulator, and on the whole pool."""
+    task, group = mislabelled_task(plan), f"mislabelled-{plan.model}-{plan.task}"
+    numbers = [("fit", i + 1) for i in range(plan.runs.fit)]
+    numbers += [("validate", plan.runs.fit + i + 1) for i in range(plan.runs.validate_)]
+    numbers += [("noisy", i + 1) for i in range(plan.retrainings)]
+    runs = []
+    for position, (split, number) in enumerate(numbers):
+        draw = plan.pool if split == "noisy" else plan.draw
+        runs.append(
+            Run(
+                run_id=f"{group}-{'noisy-' * (split == 'noisy')}{number:02d}",
+                group=group,
+                gang=_gang(params, plan.model, f"{group}.gang", position),
+                scenario="fine_tuning",
+                model=plan.model,
+                train_tasks=(task,),
+                test_tasks=(task,),
+                pool="pool",
+                split=split,
+                **_seeds(params, number),
+                draw=draw,
+                first_example=0,
+                pool_size=plan.pool,
+                batch=plan.batch,
+                epochs=plan.epochs,
+                steps=plan.epochs * draw // plan.batch,
+                learning_rate=plan.learning_rate,
+            )
+        )
+    return runs
+
+
+def _hashed(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model: dict[str, Any]) -> Run:
+    hash_ = _run_hash(params, run, tasks, model)
+    return dataclasses.replace(run, hash=hash_, curriculum_hash=_curriculum_hash(run))
+
+
+def measured_metrics(params: Params, run: Run, task: str) -> tuple[Metric, ...]:
+    """What is measured in a run: of retrainings on subsets the loss alone."""
+    return ("loss",) if run.split == "subset" else params.metrics(task)
+
+
+def _curriculum_hash(run: Run) -> str:
+    """Digest everything that a curriculum depends on."""
+    keys = ("train_tasks", "pool", "draw_seed", "order_seed", "draw", "first_example", "pool_size", "batch", "epochs")
+    return digest({key: getattr(run, key) for key in keys} | {"code": code_digest("curricula.draw")})
+
+
+def _run_hash(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model: dict[str, Any]) -> str:
+    """Digest everything that determines a run's shard; where the run stands in the plan does not."""
+    where = {"run_id", "group", "gang", "split", "seed", "ranking", "fraction", "hash", "curriculum_hash"}
+    # The curriculum of a run on corrected labels is not drawn from its seeds alone.
+    corrected = {"curriculum": run.curriculum_hash} if run.split == "corrected" else {}
+    return digest(
+        {
+            "run": {key: value for key, value in dataclasses.asdict(run).items() if key not in where},
+            "tasks": {task: without_paths(tasks[task]) for task in run.train_tasks},
+            "metrics": {task: measured_metrics(params, run, task) for task in run.test_tasks},
+            "model": model,
+            "optimizer": params.dynamics.optimizer.model_dump(),
+            "generation": params.dynamics.generation.model_dump(),
+            # What is computed in one go moves the last bits of a loss.
+            "evaluation_tokens": params.dynamics.evaluation_tokens,
+            "precision": params.dynamics.precision,
+            "compile": params.dynamics.compile,
+            "code": code_digest(*DYNAMICS_CODE),
+            **corrected,
+        }
+    )

@@ -1,0 +1,47 @@
+# Attribution: what gradients, texts and trivial rules say of the influence of each training example on each test
+# example, and what gradients say of every step of the runs that are simulated.
+
+
+rule attribute_examples:
+    input:
+        inputs_of_attribution,
+        spec=spec_of_attribution,
+    output:
+        "results/attribution/tables/{group}.{hash}.parquet",
+        "results/attribution/tables/{group}.{hash}.seconds.json",
+    log:
+        "logs/attribution/{group}.{hash}.log",
+    conda:
+        "../envs/gptfluence.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_of_model,
+        runtime=minutes_of_model,
+        gpu=gpus_of_model,
+    shell:
+        "gptfluence attribute_examples --spec {input.spec} --output {output} --log {log}"
+
+
+rule replay_runs:
+    input:
+        inputs_of_replays,
+        spec=spec_of_replays,
+    output:
+        "results/attribution/replays/{gang}.{hash}.parquet",
+    log:
+        "logs/attribution/replay.{gang}.{hash}.log",
+    conda:
+        "../envs/gptfluence.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_of_model,
+        runtime=minutes_of_model,
+        gpu=gpus_of_model,
+    shell:
+        "gptfluence replay_runs --spec {input.spec} --output {output} --log {log}"
+
+
+rule attribution:
+    input:
+        DESIGN.stages["attribution"],
+    localrule: True
