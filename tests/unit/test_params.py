@@ -103,7 +103,7 @@ def test_every_mistake_at_once_each_with_its_line(raw_params: dict[str, Any], tm
         ),
         (("scales", "nano", "scenarios", "fine_tuning", "subsets"), {"rte": 50}, "every model or every task"),
         (("scales", "nano", "scenarios", "fine_tuning", "subsets"), -1, "greater than or equal to 0"),
-        (("scales", "nano", "mislabelled", "draw"), 200, "cannot draw 200 of a pool of 96"),
+        (("scales", "nano", "mislabelled", "draw"), 300, "cannot draw 300 of a pool of 256"),
         (("scales", "nano", "mislabelled", "batch"), 7, "do not fill batches of 7"),
         (("scales", "nano", "mislabelled", "task"), "webnlg", "'sst2', 'rte' or 'boolq'"),
         (("scales", "nano", "mislabelled", "model"), "nano-9m", "no model 'nano-9m'"),
