@@ -1,14 +1,15 @@
 """Gradients of single examples: ours against a loop of autograd over the examples, and against bergson 2.5.1.
 
 Prints one JSON object a line; `ratio` is other / ours in CPU seconds of one thread. Both sides run in the same process,
-in turns, the best of several is taken, and what they compute (the products of the loss gradients of 200 training and 100
-test examples) must agree to 1e-4 of the largest.
+in turns, the best of several is taken, and what they compute (the products of the loss gradients of 200 training and
+100 test examples) must agree to 1e-4 of the largest.
 
-hooks_{size}_{parameters}: against autograd of one example at a time, the products by one multiplication of matrices.
+hooks_{size}_{parameters}: against autograd of one example at a time; each training example's gradient is multiplied
+with those of all tests as soon as it is there.
 hooks_{size}_bergson: against bergson's in-memory collector, set up as its own jobs set it up (no weight gradients, no
-output head), batches of the default 2048 tokens. Skipped where bergson is not installed; it needs `pip install --no-deps
-bergson==2.5.1 jaxtyping wadler-lindig simple-parsing docstring-parser petname natsort ml_dtypes torchopt optree graphviz`
-(with `--target` a folder on PYTHONPATH: none of it is needed by the pipeline).
+output head), batches of the default 2048 tokens. Skipped where bergson is not installed; it needs `pip install
+--no-deps bergson==2.5.1 jaxtyping wadler-lindig simple-parsing docstring-parser petname natsort ml_dtypes torchopt
+optree graphviz` (with `--target` a folder on PYTHONPATH: none of it is needed by the pipeline).
 hooks_memory: the peak memory of a process that forms the products of 100 tests with 200, 400 and 800 training examples;
 `ratio` is that of the last to the first, and `rise_mb` what the products made the process grow by.
 tracin_every_step_over_run: a run of a GPT of 0.17M parameters (30 steps of 4 examples, 80 tests measured at each),
@@ -28,7 +29,6 @@ import functools
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import numpy as np
 import torch
@@ -100,15 +101,16 @@ def loop(size: str, parameters: Parameters, train: list[Encoded], test: list[Enc
     weights = [weight.requires_grad_(name in names) for name, weight in model.named_parameters()]
     weights = [weight for weight in weights if weight.requires_grad]
 
-    def gradient(example: Encoded) -> torch.Tensor:
+    def gradient(example: Encoded) -> list[torch.Tensor]:
         tokens = torch.tensor([example.tokens])
         logits = model(input_ids=tokens[:, :-1], logits_to_keep=example.target).logits[0]
         loss = torch.nn.functional.cross_entropy(logits, tokens[0, -example.target :])
-        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)])
+        return [part.flatten() for part in torch.autograd.grad(loss, weights)]
 
     def run() -> np.ndarray:
-        tests = torch.stack([gradient(example) for example in test])
-        return torch.stack([tests @ gradient(example) for example in train]).numpy()
+        tests = [torch.stack(parts) for parts in zip(*map(gradient, test), strict=True)]
+        # One parameter at a time: sums over a million numbers in fp32 would be off by 1e-4.
+        return np.stack([sum(map(torch.mv, tests, gradient(example))).numpy() for example in train])
 
     return run
 
@@ -249,8 +251,7 @@ def measure_tracin(side: str) -> None:
         effects = TRACIN_SIDES[side](reruns, run)
         cpu = time.process_time() - began
         os.chdir("/")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"cpu": cpu, "peak_mb": peak, "effects": None if effects is None else effects.tolist()}))
+    print(json.dumps({"cpu": cpu, "peak_mb": peak_mb(), "effects": None if effects is None else effects.tolist()}))
 
 
 def tracin_every_step() -> None:
@@ -289,6 +290,12 @@ def compare(name: str, one: Callable[[], np.ndarray], other: Callable[[], np.nda
            | {"largest_difference": difference})  # fmt: skip
 
 
+def peak_mb() -> float:
+    """Return this process's peak memory, in MB. `getrusage` would begin with that of the process that started it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
 def report(row: dict[str, Any]) -> None:
     """Print a line, four figures of each number."""
     print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}), flush=True)
@@ -307,7 +314,6 @@ def hooks() -> None:
             continue
         import logging
 
-        os.environ["TQDM_DISABLE"] = "1"
         logging.disable(logging.INFO)
         with tempfile.TemporaryDirectory() as folder:
             compare(name, ours(size, "linear", train, test), bergson(size, train, test, Path(folder)),
@@ -318,9 +324,9 @@ def measure_memory(train: int) -> None:
     """Form the products with so many training examples in this process; print the peaks of its memory, in MB."""
     (*_, size) = SIZES
     function = ours(size, "all", examples(size, train, 1), examples(size, TEST, 2))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_mb()
     function()
-    print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+    print(json.dumps([before, peak_mb()]))
 
 
 def hooks_memory() -> None:

@@ -8,13 +8,15 @@ import gpts
 import numpy as np
 import pytest
 import torch
+from gptfluence.attribution import hooks
 from gptfluence.attribution.hooks import ExampleGradients, gradient_products, gradients_of
 from gptfluence.attribution.projection import Projection
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.models import add_adapters
-from gptfluence.dynamics.packing import Stream, mean_losses, pack_examples, read
+from gptfluence.dynamics.packing import NAME, Stream, mean_losses, pack_examples, read
 from gptfluence.errors import UserError
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen3Config
 
 VOCABULARY = 40
 BUDGET = Budget(64, 64)
@@ -121,6 +123,59 @@ def test_products_of_a_shared_head() -> None:
         assert_near(one.products(two, [block]), expected)
 
 
+def test_products_with_nobody_are_an_empty_table() -> None:
+    gradients = ExampleGradients(model_of("neox"))
+    assert gradient_products(gradients, [], examples(2), BUDGET).shape == (0, 2)
+    assert gradient_products(gradients, examples(2), [], BUDGET).shape == (2, 0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("held", "overhead"), [(1, 0), (500, 1e9), (1 << 23, -1e9)])
+def test_products_do_not_depend_on_how_they_are_formed(
+    kind: str, held: int, overhead: float, changes: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row and token by token; gradients of all matrices formed; no matrix's gradient formed."""
+    model, train, test = model_of(kind, **changes), examples(9, 1), examples(4, 2)
+    gradients = ExampleGradients(model)
+    a, b = (gradients.capture(pack_examples(some)) for some in (train, test))
+    expected = sum(a.block(block).flatten(1) @ b.block(block).flatten(1).T for block in gradients.blocks)
+    monkeypatch.setattr(hooks, "_HELD", held)
+    monkeypatch.setattr(hooks, "_OVERHEAD", overhead)
+    assert_near(torch.from_numpy(gradient_products(gradients, train, test, BUDGET)).double(), expected)
+
+
+def test_a_shared_head_is_projected_from_both_factors() -> None:
+    model, some = model_of("neox", tie_word_embeddings=True).float(), examples(6)
+    gradients = ExampleGradients(model)
+    (shared,) = [block for block in gradients.blocks if block.kind == "embedding"]
+    captured, projection = gradients.capture(pack_examples(some)), Projection(shared.shape, 4, 0, shared.name)
+    assert_near(captured.projected(shared, projection), projection.apply(captured.block(shared)))
+
+
+def test_tokens_that_nothing_comes_back_to_are_left_out() -> None:
+    """In the last layer behind its attention those whose logits are not asked for; nothing else is kept of them."""
+    model, some = model_of("neox"), examples(6)
+    captured = ExampleGradients(model).capture(pack_examples(some))
+    kept, read_ = sum(example.target for example in some), sum(len(example.tokens) - 1 for example in some)
+    assert len(captured._caught["gpt_neox.layers.1.mlp.dense_4h_to_h"].input) == kept < read_
+    assert len(captured._caught["gpt_neox.layers.0.mlp.dense_4h_to_h"].input) == read_
+
+
+def test_a_gradient_that_is_not_finite_is_named() -> None:
+    """The losses are finite: huge weights are multiplied with zeros on the way forward, but not on the way back."""
+    model, some = model_of("neox").float(), examples(4)
+    mlp = model.gpt_neox.layers[0].mlp
+    with torch.no_grad():
+        mlp.dense_h_to_4h.bias.fill_(-1e6)
+        mlp.dense_4h_to_h.weight.fill_(3e38)
+        model.gpt_neox.final_layer_norm.weight.mul_(100)
+    losses = mean_losses(lambda s: read(model, s), Stream.of([pack_examples(some)], torch.device("cpu")))
+    assert torch.isfinite(losses).all()
+    with pytest.raises(UserError, match=r"example 0: its gradient at gpt_neox\..* is not finite"):
+        ExampleGradients(model).capture(pack_examples(some))
+
+
 def test_company_order_and_size_of_packs_do_not_matter() -> None:
     model, some = model_of("llama"), examples(12)
     gradients = ExampleGradients(model)
@@ -210,3 +265,40 @@ def test_a_layer_that_is_not_known_is_named() -> None:
     with pytest.raises(UserError, match=r"odd\.weight: gradients of a Conv2d are not known"):
         ExampleGradients(model)
     assert ExampleGradients(model, "linear").blocks
+
+
+@pytest.mark.parametrize(("config", "changes"), [(Qwen3Config, {}), (Gemma3TextConfig, {"sliding_window": 64})])
+def test_norms_of_single_heads_are_refused_and_their_models_linear_layers_are_not(
+    config: type, changes: dict[str, int]
+) -> None:
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64, "pad_token_id": 0}
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config(**sizes | changes), attn_implementation=NAME).eval().double()
+    some = examples(4)
+    with pytest.raises(
+        UserError, match=r"q_norm: does not give one vector a token.* attribution\.parameters to linear"
+    ):
+        ExampleGradients(model).capture(pack_examples(some))
+    gradients = ExampleGradients(model, "linear")
+    expected = one_by_one(model, some, [block.name for block in gradients.blocks])
+    captured = gradients.capture(pack_examples(some))
+    for block in gradients.blocks:
+        assert_near(captured.block(block), expected[block.name])
+
+
+def test_layers_that_are_used_twice_or_never_are_named() -> None:
+    twice, never = model_of("neox"), model_of("neox")
+    twice.gpt_neox.layers[1] = twice.gpt_neox.layers[0]
+    never.spare = torch.nn.Linear(3, 3).double()
+    with pytest.raises(UserError, match=r"layers\.0\.\S+: the model uses this layer more than once"):
+        ExampleGradients(twice).capture(pack_examples(examples(3)))
+    with pytest.raises(UserError, match="spare: the model does not use this layer"):
+        ExampleGradients(never).capture(pack_examples(examples(3)))
+    assert not any(module._forward_hooks for module in twice.modules())
+
+
+@pytest.mark.parametrize(("train", "test"), [(0, 3), (3, 0)])
+def test_products_of_nothing_are_none(train: int, test: int) -> None:
+    gradients = ExampleGradients(model_of("neox"))
+    assert gradient_products(gradients, examples(train), examples(test), BUDGET).shape == (train, test)

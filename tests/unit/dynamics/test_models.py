@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,16 @@ def test_class_that_cannot_read_streams_is_refused(
     with pytest.raises(UserError) as raised:
         load_model(spec("folder", path=path), CPU)
     assert re.fullmatch(f"model {re.escape(path)}: {why}", str(raised.value))
+
+
+def test_weights_that_are_not_finite_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "broken")
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[2] = torch.nan
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(UserError, match="broken: its outputs are not finite"):
+        load_model(spec("folder", path=str(tmp_path / "broken")), CPU)
 
 
 def test_adapters_leave_the_model_as_it_was_and_train_few_parameters(model_folder: Path) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gptfluence.attribution.effects_file import write_effects
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
 from gptfluence.simulators.data import load_group
@@ -65,6 +66,38 @@ def test_from_shards_to_simulations(metric: str, tmp_path: Path, caplog: pytest.
     again = tmp_path / "again.parquet"
     simulate_runs(simulated, again)
     assert again.read_bytes() == (tmp_path / "s.parquet").read_bytes()
+
+
+def write_replays(spec: dict, folder: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Two files of replays, a run each."""
+    rng = np.random.default_rng(3)
+    paths, effects = [], {}
+    for run in spec["runs"]:
+        effects[run["run_id"]] = rng.normal(size=(8, 5)).astype(np.float32)
+        paths.append(str(folder / f"replay-{run['run_id']}.parquet"))
+        write_effects(paths[-1], {("tracin", run["run_id"]): effects[run["run_id"]]}, {})
+    return paths, effects
+
+
+def test_what_replays_say_of_the_steps_adds_up_from_the_first_value(tmp_path: Path) -> None:
+    spec = chosen_runs(write_group(tmp_path), "held_out", "unseen")
+    paths, effects = write_replays(spec, tmp_path)
+    simulate_runs(spec | {"simulators": {}, "replays": paths}, tmp_path / "s.parquet")
+    rows = read_parquet(tmp_path / "s.parquet").to_pylist()
+    values = {m: {(r["run_id"], r["task"], r["example"], r["step"]): r["value"] for r in rows if r["method"] == m}
+              for m in ("measured", "tracin")}  # fmt: skip
+    assert min(step for *_, step in values["tracin"]) == 1 and len(values["tracin"]) == 2 * 5 * 8
+    for (run, task, example, step), value in values["tracin"].items():
+        test = spec["test_tasks"].index(task) * spec["test_sizes"][spec["test_tasks"][0]] + example
+        expected = values["measured"][run, task, example, 0] + effects[run][:step, test].sum()
+        assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_run_without_a_replay_is_named(tmp_path: Path) -> None:
+    spec = chosen_runs(write_group(tmp_path), "held_out", "unseen")
+    paths, _ = write_replays(spec, tmp_path)
+    with pytest.raises(UserError, match=f"no tracin of run {spec['runs'][1]['run_id']}"):
+        simulate_runs(spec | {"simulators": {}, "replays": paths[:1]}, tmp_path / "s.parquet")
 
 
 def test_held_out_runs_cannot_change_a_fit(tmp_path: Path) -> None:

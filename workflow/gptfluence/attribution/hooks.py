@@ -4,12 +4,14 @@ A layer's gradient for one example is made of what the layer read and of what ca
 the sum over the example's tokens of g_t a_t'. Both are caught by hooks, and no gradient of any weight is computed on
 the way back. Examples stand one behind the other in a stream (see `dynamics.packing`), so each gives what it would give
 by itself, but for rounding, and a layer's gradients are formed when they are asked for, one parameter at a time: what
-is held are the activations of a pack and the gradients of one parameter.
+is held are the activations of a pack and the gradients of one parameter. Tokens to which nothing comes back, most of
+the last layer's where targets are short, are left out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -142,7 +144,8 @@ class ExampleGradients:
         """Read a pack forward and back.
 
         Raises:
-            UserError: a loss or a gradient is not finite; says of which example.
+            UserError: a loss or a gradient is not finite (says of which example), or a layer is not read token by token
+                and just once, so that its gradients would not be what is caught (names it).
         """
         stream = Stream.of([pack], self.device)
         lengths = torch.from_numpy(pack.lengths).to(self.device)
@@ -151,6 +154,7 @@ class ExampleGradients:
         with self._hooked(inputs, outputs):
             losses = token_losses(lambda s: read(self._model, s), stream)
             means = torch.segment_reduce(losses, "mean", lengths=stream.kept)
+            self._check_used(outputs, {len(stream.labels), len(pack.tokens)})
             back = torch.autograd.grad(means.sum(), list(outputs.values()), allow_unused=True)
         _check_finite(pack, means, "loss is")
         caught = {}
@@ -161,6 +165,16 @@ class ExampleGradients:
             caught[layer] = _catch(pack, layer, inputs[layer].detach()[0], gradient.detach()[0], own)
         return Captured(means.detach(), self._uses, caught)
 
+    def _check_used(self, outputs: dict[str, torch.Tensor], tokens: set[int]) -> None:
+        if unused := self._layers.keys() - outputs.keys():
+            raise UserError(f"{min(unused)}: the model does not use this layer, so it has no gradients; freeze it")
+        for layer, output in outputs.items():
+            if output.ndim != 3 or output.shape[1] not in tokens:
+                raise UserError(
+                    f"{layer}: does not give one vector a token, which is not supported; set attribution.parameters to "
+                    "linear"
+                )
+
     @contextlib.contextmanager
     def _hooked(self, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> Iterator[None]:
         """Have the layers' inputs and outputs noted, and gradients flow through activations alone."""
@@ -169,6 +183,8 @@ class ExampleGradients:
         handles = [m.register_forward_hook(lambda _, __, out: out.detach().requires_grad_()) for m in self._embeddings]
 
         def note(layer: str, out: torch.Tensor, read_: torch.Tensor) -> None:
+            if layer in outputs:
+                raise UserError(f"{layer}: the model uses this layer more than once, which is not supported")
             inputs[layer], outputs[layer] = read_, out
 
         handles += [
@@ -199,45 +215,37 @@ class Captured:
     def __init__(self, losses: torch.Tensor, uses: dict[str, list[_Use]], caught: dict[str, _Caught]) -> None:
         self.losses, self._uses, self._caught = losses, uses, caught
 
-    @classmethod
-    def joined(cls, parts: Sequence[Captured]) -> Captured:
-        """Return the examples of several packs, one pack behind the other."""
-        caught = {
-            layer: _Caught(
-                torch.cat([part._caught[layer].input for part in parts]),
-                torch.cat([part._caught[layer].gradient for part in parts]),
-                torch.cat([part._caught[layer].lengths for part in parts]),
-            )
-            for layer in parts[0]._caught
-        }
-        return cls(torch.cat([part.losses for part in parts]), parts[0]._uses, caught)
-
     def block(self, block: Block) -> torch.Tensor:
         """Return the gradient of each example's mean loss, [examples, *block.shape]."""
-        return self._rows(block, 0, block.shape[0])
+        return self._rows(block, 0, self._empty(block, len(self.losses), block.shape[0]))
 
-    def _rows(self, block: Block, start: int, stop: int) -> torch.Tensor:
-        """Return a part of the gradients, [examples, stop - start, *block.shape[1:]]."""
-        first, *others = [
-            _gradients(use, self._caught[use.layer], block, start, stop) for use in self._uses[block.name]
-        ]
+    def _empty(self, block: Block, examples: int, rows: int) -> torch.Tensor:
+        """Return room for rows of gradients, [examples, rows, *block.shape[1:]]."""
+        like = self._caught[self._uses[block.name][0].layer].gradient
+        return like.new_empty(examples, rows, *block.shape[1:])
+
+    def _rows(self, block: Block, start: int, out: torch.Tensor) -> torch.Tensor:
+        """Form rows of the gradients, from one on: [examples, rows, *block.shape[1:]]."""
+        first, *others = self._uses[block.name]
+        _gradients(first, self._caught[first.layer], start, out)
         for other in others:
-            first += other
-        return first
+            out += _gradients(other, self._caught[other.layer], start, torch.empty_like(out))
+        return out
 
     def projected(self, block: Block, projection: Projection) -> torch.Tensor:
-        """Return the projected gradients, [examples, projection.width], without the whole ones of a linear layer."""
+        """Return the projected gradients, [examples, projection.width], without the whole ones of a matrix."""
+        if projection.right is None:
+            return projection.apply(self.block(block))
         total: torch.Tensor | None = None
         for use in self._uses[block.name]:
             caught = self._caught[use.layer]
-            if projection.right is None or not _is_product(use):
-                part = projection.apply(_gradients(use, caught, block, 0, block.shape[0]))
+            right = _factors(use, caught)[1] @ projection.right.T
+            if isinstance(use.module, torch.nn.Embedding):
+                left = projection.left.T[caught.input]
             else:
-                out, read_ = (
-                    (projection.right, projection.left) if _transposed(use) else (projection.left, projection.right)
-                )
-                small = _Caught(caught.input @ read_.T, caught.gradient @ out.T, caught.lengths)
-                part = _outer_products(small, _transposed(use), slice(None)).flatten(1)
+                left = _factors(use, caught)[0] @ projection.left.T
+            out = right.new_empty(len(self.losses), left.shape[1], right.shape[1])
+            part = _outer_products(left, right, caught, out).flatten(1)
             total = part if total is None else total + part
         assert total is not None
         return total
@@ -247,25 +255,7 @@ class Captured:
 
         Beside the examples' activations it takes 32 MiB (more, where one row of a parameter's gradients is larger).
         """
-        total = self.losses.new_zeros(len(self.losses), len(other.losses))
-        for block in blocks:
-            uses = [
-                (one, self._caught[one.layer], two, other._caught[two.layer])
-                for one in self._uses[block.name]
-                for two in other._uses[block.name]
-            ]
-            tokens = sum(len(a.gradient) + len(b.gradient) for _, a, _, b in uses)
-            formed = (total.numel() + tokens) * block.size
-            if len(block.shape) == 2 and sum(_cost_by_tokens(*each, block) for each in uses) < formed:
-                for each in uses:
-                    _add_products_by_tokens(total, *each)
-                continue
-            rows = max(1, _HELD // ((len(self.losses) + len(other.losses)) * (block.size // block.shape[0])))
-            for start in range(0, block.shape[0], rows):
-                stop = min(start + rows, block.shape[0])
-                mine, others = (part._rows(block, start, stop).flatten(1) for part in (self, other))
-                total += mine @ others.T
-        return total
+        return _products([self], [other], blocks)
 
     def direction(self, block: Block, direction: torch.Tensor) -> torch.Tensor:
         """Return the products of the examples' gradients with one direction, [examples], without forming them.
@@ -277,14 +267,15 @@ class Captured:
         for use in self._uses[block.name]:
             caught = self._caught[use.layer]
             if _is_product(use):
-                matrix = direction.T if _transposed(use) else direction
+                matrix = direction.T if _reads_rows(use) else direction
                 products = ((caught.input @ matrix.T) * caught.gradient).sum(1)
                 total += torch.segment_reduce(products, "sum", lengths=caught.lengths)
             elif isinstance(use.module, torch.nn.Embedding):
                 products = (direction[caught.input] * caught.gradient).sum(1)
                 total += torch.segment_reduce(products, "sum", lengths=caught.lengths)
             else:
-                total += _gradients(use, caught, block, 0, block.shape[0]) @ direction
+                whole = _gradients(use, caught, 0, self._empty(block, len(self.losses), len(direction)))
+                total += whole @ direction
         return total
 
 
@@ -307,21 +298,73 @@ def gradient_products(
 
     Exact, and a sum over parameters. Either the gradients of a parameter are formed, some of its rows at a time, and
     multiplied, or, where that is cheaper (large vocabularies, few tokens), the products of tokens are added up. What is
-    held are the activations of all tests and of about as many tokens of training examples, and 32 MiB of gradients:
-    memory does not grow with the training examples but for the result.
+    held are the activations of all tests and of up to twice as many tokens of training examples, and 32 MiB of
+    gradients: memory does not grow with the training examples but for the result.
     """
+    if not len(train) or not len(test):
+        return np.zeros((len(train), len(test)), np.float32)
     tests = list(gradients_of(gradients, test, budget))
-    columns, others = np.concatenate([rows for rows, _ in tests]), Captured.joined([part for _, part in tests])
-    del tests
+    columns, others = np.concatenate([rows for rows, _ in tests]), [captured for _, captured in tests]
     result = np.zeros((len(train), len(test)), np.float32)
-    # The tests' gradients are formed anew for each group: groups as large as the tests make that as cheap as their own.
+    # Each group of packs has the tests' gradients formed anew; as it is twice as large, that costs half of its own.
     packs = pack_by_length(train, budget)
-    most = max(budget.tokens, sum(len(example.tokens) for example in test))
+    most = max(budget.tokens, 2 * sum(len(example.tokens) for example in test))
     for group in cut([(len(pack.tokens), 0) for pack in packs], Budget(most, 0)):
         rows = np.concatenate([packs[i].rows for i in group])
-        captured = Captured.joined([gradients.capture(packs[i]) for i in group])
-        result[np.ix_(rows, columns)] = captured.products(others, gradients.blocks).cpu().numpy()
+        # Not named: the group before must be gone when the next one is read.
+        found = _products([gradients.capture(packs[i]) for i in group], others, gradients.blocks)
+        result[np.ix_(rows, columns)] = found.cpu().numpy()
     return result
+
+
+def _products(mine: Sequence[Captured], others: Sequence[Captured], blocks: Sequence[Block]) -> torch.Tensor:
+    """See `Captured.products`; of several packs on each side, whose examples stand one behind the other."""
+    rows, columns = _spans(mine), _spans(others)
+    total = mine[0].losses.new_zeros(rows[-1].stop, columns[-1].stop)
+    for block in blocks:
+        pairs = [
+            (total[row, column], one, a._caught[one.layer], two, b._caught[two.layer])
+            for row, a in zip(rows, mine, strict=True)
+            for column, b in zip(columns, others, strict=True)
+            for one in a._uses[block.name]
+            for two in b._uses[block.name]
+        ]
+        tokens = sum(
+            len(part._caught[use.layer].gradient) for part in (*mine, *others) for use in part._uses[block.name]
+        )
+        formed = (total.numel() + tokens) * block.size
+        if len(block.shape) == 2 and sum(_cost_by_tokens(*pair[1:], block) for pair in pairs) < formed:
+            for pair in pairs:
+                _add_products_by_tokens(*pair)
+        else:
+            _add_products_of_formed(total, mine, rows, others, columns, block)
+    return total
+
+
+def _spans(parts: Sequence[Captured]) -> list[slice]:
+    """Return where the examples of each pack stand."""
+    ends = np.cumsum([len(part.losses) for part in parts]).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _add_products_of_formed(
+    total: torch.Tensor,
+    mine: Sequence[Captured],
+    rows: Sequence[slice],
+    others: Sequence[Captured],
+    columns: Sequence[slice],
+    block: Block,
+) -> None:
+    """Add the products of one parameter's gradients, formed as many of its rows at a time as are held at once."""
+    most = max(1, _HELD // (sum(total.shape) * (block.size // block.shape[0])))
+    for start, stop in itertools.pairwise([*range(0, block.shape[0], most), block.shape[0]]):
+        sides = []
+        for parts, spans in ((mine, rows), (others, columns)):
+            side = parts[0]._empty(block, spans[-1].stop, stop - start)
+            for part, span in zip(parts, spans, strict=True):
+                part._rows(block, start, side[span])
+            sides.append(side.flatten(1))
+        total += sides[0] @ sides[1].T
 
 
 # ------------------------------------------------------------------------------------------------------- layers
@@ -348,37 +391,42 @@ def _is_product(use: _Use) -> bool:
     return use.role == "weight" and isinstance(use.module, torch.nn.Linear | Conv1D)
 
 
-def _transposed(use: _Use) -> bool:
-    """Whether the weight stands as [in, out]."""
-    return isinstance(use.module, Conv1D)
+def _reads_rows(use: _Use) -> bool:
+    """Whether the rows of the weight belong to what is read: it stands as [in, out]."""
+    return isinstance(use.module, Conv1D | torch.nn.Embedding)
 
 
-def _gradients(use: _Use, caught: _Caught, block: Block, start: int, stop: int) -> torch.Tensor:
-    """Return what one use of a parameter adds to rows of its gradient, [examples, stop - start, *block.shape[1:]]."""
-    if _is_product(use):
-        return _outer_products(caught, _transposed(use), slice(start, stop))
+def _gradients(use: _Use, caught: _Caught, start: int, out: torch.Tensor) -> torch.Tensor:
+    """Form what one use of a parameter adds to rows of its gradient, from one on: [examples, rows, ...]."""
+    stop = start + out.shape[1]
     if isinstance(use.module, torch.nn.Embedding):
-        whole = caught.gradient.new_zeros(len(caught.lengths), stop - start, *block.shape[1:])
         here = (caught.input >= start) & (caught.input < stop)
         places = caught.examples()[here], caught.input[here] - start
-        return whole.index_put_(places, caught.gradient[here], accumulate=True)
-    values = caught.gradient
+        return out.zero_().index_put_(places, caught.gradient[here], accumulate=True)
+    if _is_product(use):
+        left, right = _factors(use, caught)
+        return _outer_products(left[:, start:stop], right, caught, out)
+    values = caught.gradient[:, start:stop]
     if use.role == "weight":
-        values = values * _normalised(use.module, caught.input)
-    result = values.new_empty(len(caught.lengths), stop - start)
-    for place, (first, last) in enumerate(caught.spans()):  # a quarter of what segment_reduce takes on a CPU
-        torch.sum(values[first:last, start:stop], 0, out=result[place])
-    return result
+        values = values * _normalised(use.module, caught.input)[:, start:stop]
+    for place, (first, last) in enumerate(caught.spans()):  # on a CPU a quarter of what segment_reduce takes
+        torch.sum(values[first:last], 0, out=out[place])
+    return out
 
 
-def _outer_products(caught: _Caught, transposed: bool, rows: slice) -> torch.Tensor:
-    """Return rows of the sums over each example's tokens of g_t a_t' (or a_t g_t'), [examples, rows, in]."""
-    left, right = (caught.input, caught.gradient) if transposed else (caught.gradient, caught.input)
-    left = left[:, rows]
-    result = left.new_empty(len(caught.lengths), left.shape[1], right.shape[1])
-    for place, (start, end) in enumerate(caught.spans()):
-        torch.mm(left[start:end].T, right[start:end], out=result[place])
-    return result
+def _factors(use: _Use, caught: _Caught) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a token adds to a matrix's gradient as factors: of its rows and of its columns.
+
+    Of an embedding the first one stands for the row of the token read, and is 1 there.
+    """
+    return (caught.input, caught.gradient) if _reads_rows(use) else (caught.gradient, caught.input)
+
+
+def _outer_products(left: torch.Tensor, right: torch.Tensor, caught: _Caught, out: torch.Tensor) -> torch.Tensor:
+    """Form the sums over each example's tokens of the products of two factors, [examples, left, right]."""
+    for place, (first, last) in enumerate(caught.spans()):
+        torch.mm(left[first:last].T, right[first:last], out=out[place])
+    return out
 
 
 # ------------------------------------------------------------------------------------------- products of tokens

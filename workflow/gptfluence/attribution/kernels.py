@@ -1,4 +1,4 @@
-"""LESS and TRAK: scores from projected gradients at a checkpoint of a run."""
+"""LESS and TRAK: scores from projected gradients at a checkpoint of a run. And lengths of gradients, for cosines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gptfluence.attribution.hooks import ExampleGradients, gradients_of
-from gptfluence.attribution.trackstar import Encoder, unit_length
+from gptfluence.attribution.hooks import ExampleGradients
+from gptfluence.attribution.trackstar import Encoder, formable, unit_length
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
+
+_CERTAIN = float(np.finfo(np.float32).eps)  # losses say nothing of a smaller 1 - p
 
 
 class Moments(NamedTuple):
@@ -40,6 +42,15 @@ def adam_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> di
     return found
 
 
+def lengths(gradients: ExampleGradients, examples: Sequence[Encoded], budget: Budget) -> NDArray[np.float64]:
+    """Return the length of each example's gradient, [examples]."""
+    squares = np.zeros(len(examples))
+    for rows, captured in formable(gradients, examples, budget):
+        for block in gradients.blocks:
+            squares[rows] += captured.block(block).flatten(1).square().sum(1).double().cpu().numpy()
+    return np.sqrt(squares)
+
+
 def less(
     gradients: ExampleGradients,
     train: Sequence[Encoded],
@@ -64,7 +75,7 @@ def less(
     beta1, beta2 = optimizer["beta1"], optimizer["beta2"]
     encoder = Encoder(gradients, settings, None)
     updates = np.empty((len(train), encoder.width), np.float32)
-    for rows, captured in gradients_of(gradients, train, budget):
+    for rows, captured in formable(gradients, train, budget):
         parts = []
         for block, projection in zip(gradients.blocks, encoder.projections, strict=True):
             own, gradient = moments[block.name], captured.block(block)
@@ -92,16 +103,17 @@ def log_odds(
 ) -> Outputs:
     """Return the projected gradients of log(p / (1 - p)), with p = exp(-n L) the probability of all n target tokens.
 
-    The gradient is -n grad L / (1 - p) (Park et al., arXiv 2303.14186, section 3).
+    The gradient is -n grad L / (1 - p) (Park et al., arXiv 2303.14186, section 3); 1 - p is taken for 1.2e-7 where it
+    is less.
 
     Args:
         settings: projection, seed.
     """
     encoder = Encoder(gradients, settings, None)
     features, wrong = np.empty((len(examples), encoder.width)), np.empty(len(examples))
-    for rows, captured in gradients_of(gradients, examples, budget):
+    for rows, captured in formable(gradients, examples, budget):
         tokens = np.array([examples[row].target for row in rows], float)
-        wrong[rows] = np.maximum(-np.expm1(-tokens * captured.losses.double().cpu().numpy()), 1e-12)
+        wrong[rows] = np.maximum(-np.expm1(-tokens * captured.losses.double().cpu().numpy()), _CERTAIN)
         features[rows] = encoder.encode(captured).double().cpu().numpy() * -(tokens / wrong[rows])[:, None]
     return Outputs(features, wrong)
 
@@ -109,12 +121,12 @@ def log_odds(
 def trak(train: Outputs, tests: Outputs, damping: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return phi_z' (Phi' Phi + d)^-1 phi_i of each pair, [train, tests], and what it is to be weighted by, [train].
 
-    Over checkpoints both are averaged, then multiplied (arXiv 2303.14186, eq. 17). As there are more numbers in a
-    feature than examples, what is inverted is Phi Phi' + d, which is the same.
+    Over checkpoints both are averaged, then multiplied (arXiv 2303.14186, eq. 17). As there are usually more numbers in
+    a feature than examples, what is inverted is Phi Phi' + d, which is the same.
 
     Args:
-        damping: d, as a share of the mean eigenvalue that is not zero.
+        damping: d, as a share of the mean of the eigenvalues that can be other than zero.
     """
     gram = train.features @ train.features.T
-    gram[np.diag_indices_from(gram)] += damping * np.trace(gram) / len(gram)
+    gram[np.diag_indices_from(gram)] += damping * np.trace(gram) / min(train.features.shape)
     return np.linalg.solve(gram, train.features @ tests.features.T), train.wrong

@@ -13,8 +13,9 @@ score. The others' units are their own.
   out, no_hessian R, no_mix the tests' share of R, no_norm the unit length, no_projection P.
 * ekfac: influence functions at the run's end, see `ekfac`. tail_patch: one real step, see `tail_patch`.
 
-Memory: the model twice, activations of a pack, gradients of one parameter of two packs, and of each example its
-projected gradients.
+Memory: the model twice; a pack's activations, and of its gradients those of one parameter, a few times 64 MiB, or a few
+times one example's where these are larger. Beside this, each pair's score, and for less, trak and trackstar each
+example's projected gradients; trackstar_no_projection holds the activations of all examples.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from gptfluence.attribution import kernels, texts, trackstar
-from gptfluence.attribution.hooks import ExampleGradients, gradient_products, gradients_of
+from gptfluence.attribution.hooks import ExampleGradients, gradient_products
 from gptfluence.attribution.replay import Reruns, checkpoint_spans
 from gptfluence.attribution.table_file import ScoreTables, write_table_file
 from gptfluence.attribution.tail_patch import tail_patch
 from gptfluence.dynamics.examples import Encoded
+from gptfluence.dynamics.packing import Stream, mean_losses, pack_by_length, read
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, write_json
 from gptfluence.simulators.data import read_features
@@ -201,14 +204,13 @@ class _Job:
         with self._timed("grad_dot", "grad_cosine") as asked:
             if asked:
                 self._found["grad_dot"] = gradient_products(gradients, self._train, self._tests, self._budget)
-        with self._timed("loss", "grad_cosine") as asked:
-            if asked:
-                losses, norms = self._losses_and_norms(gradients, self._train)
-                self._found["loss"] = texts.for_all_tests(losses, len(self._tests))
         with self._timed("grad_cosine") as asked:
             if asked:
-                _, test_norms = self._losses_and_norms(gradients, self._tests)
-                self._found["grad_cosine"] = self._found["grad_dot"] / np.outer(norms, test_norms)
+                norms = [kernels.lengths(gradients, some, self._budget) for some in (self._train, self._tests)]
+                self._found["grad_cosine"] = self._found["grad_dot"] / np.outer(*norms)
+        with self._timed("loss") as asked:
+            if asked:
+                self._found["loss"] = texts.for_all_tests(self._losses(), len(self._tests))
         self._trackstar(gradients)
         with self._timed("ekfac") as asked:
             if asked:
@@ -220,36 +222,37 @@ class _Job:
             if asked:
                 self._found["tail_patch"] = tail_patch(self._rerun, self._train)
 
-    def _losses_and_norms(
-        self, gradients: ExampleGradients, examples: Sequence[Encoded]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return each example's mean loss and the length of its gradient, [examples] each."""
-        losses, squares = np.empty(len(examples)), np.zeros(len(examples))
-        for rows, captured in gradients_of(gradients, examples, self._budget):
-            losses[rows] = captured.losses.double().cpu().numpy()
-            for block in gradients.blocks:
-                squares[rows] += captured.block(block).flatten(1).square().sum(1).double().cpu().numpy()
-        return losses, np.sqrt(squares)
+    @torch.no_grad()
+    def _losses(self) -> NDArray[np.float32]:
+        """Return each training example's mean loss, [train]."""
+        model = self._rerun.follower
+        losses = np.empty(len(self._train), np.float32)
+        for pack in pack_by_length(self._train, self._budget):
+            stream = Stream.of([pack], self._rerun.reruns.device)
+            losses[pack.rows] = mean_losses(lambda s: read(model, s), stream).cpu().numpy()
+        return losses
 
     def _trackstar(self, gradients: ExampleGradients) -> None:
-        training, settings = self._rerun.training, self._settings
-        beta2 = self._spec["optimizer"]["beta2"]
-        state = kernels.adam_moments(training.model, training.optimizer)
-        moments = {name: own.second / (1 - beta2**own.step) for name, own in state.items()}
-        whole = "trackstar_no_projection"
+        damping = self._settings["damping"]
         projected = [method for method in _ABLATIONS if method in self._methods]
         with self._timed(*(method for method in projected if method != "trackstar_no_correction")) as asked:
-            corrected = self._encodings(gradients, moments) if asked else None
+            corrected = self._encodings(gradients, self._second_moments()) if asked else None
         for method in projected:
             with self._timed(method):
                 own = self._encodings(gradients, None) if method == "trackstar_no_correction" else corrected
                 assert own is not None
-                self._found[method] = trackstar.scores(*own, settings["damping"], **_ABLATIONS[method])
-        with self._timed(whole) as asked:
+                self._found[method] = trackstar.scores(*own, damping, **_ABLATIONS[method])
+        with self._timed("trackstar_no_projection") as asked:
             if asked:
-                self._found[whole] = trackstar.whole_scores(
-                    gradients, self._train, self._tests, moments, settings["damping"], self._budget
+                self._found["trackstar_no_projection"] = trackstar.whole_scores(
+                    gradients, self._train, self._tests, self._second_moments(), damping, self._budget
                 )
+
+    def _second_moments(self) -> dict[str, torch.Tensor]:
+        """Return AdamW's at the run's end, bias-corrected, by names of parameters."""
+        beta2 = self._spec["optimizer"]["beta2"]
+        state = kernels.adam_moments(self._rerun.training.model, self._rerun.training.optimizer)
+        return {name: own.second / (1 - beta2**own.step) for name, own in state.items()}
 
     def _encodings(
         self, gradients: ExampleGradients, moments: trackstar.Moments | None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ Scores = NDArray[np.float32]
 """[train, tests]; the higher, the more a training example is said to help a test."""
 
 
+_WORD = r"(?u)\b\w+\b"  # also of one letter: digits are
+
+
 class Bm25:
     """Words in common, by BM25 (k1 = 1.5, b = 0.75, Lucene's weights); all words count, also the commonest.
 
@@ -21,21 +26,28 @@ class Bm25:
     """
 
     def __init__(self, passages: Sequence[str]) -> None:
-        import bm25s
-
-        self._index = bm25s.BM25()
-        self._index.index(_words(passages), show_progress=False)
+        words = _words(passages)
+        self._nothing = np.zeros(len(words), np.float32)
+        self._index = None
+        if any(words):
+            self._index = _library().BM25()
+            self._index.index(words, show_progress=False)
 
     def scores(self, query: str) -> Scores:
-        """Return the score of each passage for one text, [passages]."""
+        """Return the score of each passage for one text, [passages]; 0 where they have no word in common."""
         (words,) = _words([query])
-        return self._index.get_scores(words)
+        return self._index.get_scores(words) if self._index and words else self._nothing
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
+    return _library().tokenize(list(texts), token_pattern=_WORD, stopwords=[], return_ids=False, show_progress=False)
+
+
+def _library() -> ModuleType:
     import bm25s
 
-    return bm25s.tokenize(list(texts), stopwords=[], return_ids=False, show_progress=False)
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets a level at which it tells all
+    return bm25s
 
 
 def bm25(train: Sequence[str], tests: Sequence[str]) -> Scores:

@@ -7,13 +7,14 @@ all evaluation examples share (their task, their form) counts little, and what i
 
 What the paper leaves open, or has for other sizes, is here as follows. V has a floor, a hundredth of a parameter's
 mean: rows of the embedding that were never touched would divide by zero. R is damped by a share of its mean eigenvalue.
-lambda makes the two sides' eigenvalues equal at rank 1000 of 65,536, scaled to the number of dimensions there are.
+lambda makes the two sides' eigenvalues equal at rank 1000 of 65,536, scaled to the number of eigenvalues that are not
+zero: with fewer examples than dimensions there are fewer of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +22,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gptfluence.attribution.hooks import Block, Captured, ExampleGradients, gradients_of
+from gptfluence.attribution.hooks import Block, Captured, ExampleGradients
 from gptfluence.attribution.projection import Projection
-from gptfluence.dynamics.cuts import Budget
+from gptfluence.dynamics.cuts import Budget, cut_by_length
 from gptfluence.dynamics.examples import Encoded
+from gptfluence.dynamics.packing import pack_examples
 
 Moments = Mapping[str, torch.Tensor]
 """Second moments of gradients, by names of parameters."""
 
 _FLOOR = 0.01  # of V, a share of its mean over the parameter
-_RANK = 1000 / 65_536  # at which the mix balances the eigenvalues, as a share of all dimensions
+_RANK = 1000 / 65_536  # at which the mix balances the eigenvalues, as a share of those that are not zero
+_ZERO = 1e-6  # of a matrix's largest eigenvalue: what is below is rounding
+_FORMED = 1 << 24  # numbers of one parameter's gradients that are formed at once, 64 MiB
 
 
 class Encoder:
@@ -73,9 +77,26 @@ class Encoder:
     def encode_all(self, examples: Sequence[Encoded], budget: Budget) -> NDArray[np.float32]:
         """Return the encodings of many examples, [examples, width], one pack after the other."""
         result = np.empty((len(examples), self.width), np.float32)
-        for rows, captured in gradients_of(self._gradients, examples, budget):
+        for rows, captured in formable(self._gradients, examples, budget):
             result[rows] = self.encode(captured).cpu().numpy()
         return result
+
+
+def formable(
+    gradients: ExampleGradients, examples: Sequence[Encoded], budget: Budget
+) -> Iterator[tuple[NDArray[np.int64], Captured]]:
+    """Read examples as `gradients_of` does, but so few at once that their gradients of any parameter can be formed.
+
+    These take 64 MiB, or what one example's take.
+
+    Yields:
+        Which examples a pack holds, [examples in it], and their gradients.
+    """
+    most = max(1, _FORMED // max(block.size for block in gradients.blocks))
+    for group in cut_by_length([(len(example.tokens), example.target) for example in examples], budget):
+        for start in range(0, len(group), most):
+            part = group[start : start + most]
+            yield np.array(part), gradients.capture(pack_examples([examples[i] for i in part], part))
 
 
 def divisors(blocks: Sequence[Block], moments: Moments) -> dict[str, torch.Tensor]:
@@ -99,7 +120,7 @@ def group_of(block: Block) -> str:
 def mean_squares(gradients: ExampleGradients, examples: Sequence[Encoded], budget: Budget) -> dict[str, torch.Tensor]:
     """Return the mean squares of the examples' gradients: second moments where no optimiser's are at hand."""
     total: dict[str, torch.Tensor] = {}
-    for _, captured in gradients_of(gradients, examples, budget):
+    for _, captured in formable(gradients, examples, budget):
         for block in gradients.blocks:
             squares = captured.block(block).square().sum(0)
             total[block.name] = total[block.name].add_(squares) if block.name in total else squares
@@ -136,15 +157,26 @@ def second_moments(encodings: NDArray[np.floating], groups: NDArray[np.int64]) -
 
 
 def balance(train: Sequence[NDArray[np.float64]], evaluation: Sequence[NDArray[np.float64]]) -> float:
-    """Return lambda: that the two mixed matrices have the same eigenvalue at a rank (appendix A.1.3).
+    """Return lambda: with it both parts of the mix have the same eigenvalue at a rank (appendix A.1.3).
 
-    Eigenvalues of all blocks are put together and sorted. Where a side has fewer that are not zero, the rank is theirs.
+    Eigenvalues of all blocks that are not zero are put together and sorted; the side with fewer sets the rank.
+
+    Args:
+        train, evaluation: second moments, block by block; or other matrices of the same eigenvalues.
     """
-    sides = [np.sort(np.concatenate([np.linalg.eigvalsh(m) for m in side]))[::-1] for side in (train, evaluation)]
-    some = [int((values > 1e-10 * values[0]).sum()) for values in sides]
-    rank = max(1, min(round(_RANK * len(sides[0])), *some))
+    sides = [np.sort(np.concatenate([_eigenvalues(m) for m in side]))[::-1] for side in (train, evaluation)]
+    shortest = min(len(values) for values in sides)
+    if not shortest:  # gradients of zeros have no moments to mix
+        return 0.0
+    rank = max(1, round(_RANK * shortest))
     of_train, of_evaluation = (values[rank - 1] for values in sides)
     return float(of_train / (of_train + of_evaluation))
+
+
+def _eigenvalues(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a matrix's eigenvalues that are not zero."""
+    values = np.linalg.eigvalsh(matrix)
+    return values[values > _ZERO * values[-1]]
 
 
 def whiten(matrices: Sequence[NDArray[np.float64]], groups: NDArray[np.int64], damping: float) -> Whitening:
@@ -210,7 +242,7 @@ def whole_scores(
     """Return TrackStar's scores of whole gradients, [train, tests].
 
     R has as many rows as the model has parameters, but no higher rank than there are examples: all that is needed of it
-    follows from the examples' inner products in each of its blocks, of which alone there is memory.
+    follows from the examples' inner products in each of its blocks. They are held, and the activations of all examples.
     """
     products = gram_matrices(gradients, [*train, *tests], moments, budget)
     count = len(train)
@@ -226,11 +258,14 @@ def whole_scores(
         values, vectors = np.linalg.eigh(root[:, None] * matrix * root)
         kept = values > 1e-12 * values[-1]
         values, vectors = values[kept], vectors[:, kept]
+        if not len(values):  # a block without gradients
+            continue
         d = damping * values.sum() / size
         inside = (matrix * root) @ vectors / np.sqrt(values)  # of each g, along R's eigenvectors
         total += (matrix - inside @ inside.T) / d + (inside / (values + d)) @ inside.T
     norms = np.sqrt(np.diag(total))
-    return (total[:count, count:] / np.outer(norms[:count], norms[count:])).astype(np.float32)
+    lengths = np.outer(norms[:count], norms[count:])
+    return np.divide(total[:count, count:], lengths, out=np.zeros(lengths.shape), where=lengths > 0).astype(np.float32)
 
 
 def gram_matrices(
@@ -240,7 +275,7 @@ def gram_matrices(
     divided = divisors(gradients.blocks, moments)
     names = dict.fromkeys(group_of(block) for block in gradients.blocks)
     result = {name: np.zeros((len(examples),) * 2) for name in names}
-    packs = list(gradients_of(gradients, examples, budget))
+    packs = list(formable(gradients, examples, budget))
     for block in gradients.blocks:
         for number, (rows, captured) in enumerate(packs):
             own = (captured.block(block) / divided[block.name]).flatten(1)
