@@ -249,8 +249,13 @@ def test_what_is_not_finite_is_named() -> None:
     some[2] = Encoded((*some[2].tokens[:1], unlucky, *some[2].tokens[2:]), some[2].target, False)
     with torch.no_grad():
         model.get_input_embeddings().weight[unlucky] = torch.nan
+    gradients = ExampleGradients(model)
     with pytest.raises(UserError, match="example 2: its loss is not finite"):
-        ExampleGradients(model).capture(pack_examples(some))
+        gradients.capture(pack_examples(some))
+    with pytest.raises(UserError, match=r"^example 2: its loss is not finite"):
+        gradient_products(gradients, some, some[:1], BUDGET)
+    with pytest.raises(UserError, match=r"^test example 2: its loss is not finite"):
+        gradient_products(gradients, some[:1], some, BUDGET)
 
 
 def test_a_model_without_parameters_is_refused() -> None:

@@ -193,10 +193,14 @@ def test_linear_leaves_out_the_embedding(gang: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------------ errors
 
 
-def test_a_run_that_diverges_is_named(gang: dict[str, Any]) -> None:
+def test_where_a_run_diverges_method_and_example_are_named(gang: dict[str, Any]) -> None:
     run = gang["runs"][0] | {"learning_rate": 1e30}
-    with pytest.raises(UserError, match="not finite"):
-        scores_of(job(gang, ["grad_dot"], runs=[run]))
+    for method, side in (("grad_dot", "test "), ("less", ""), ("trackstar", "")):
+        with pytest.raises(UserError, match=rf"^group: {method}: {side}example \d+: its loss is not finite"):
+            scores_of(job(gang, [method], runs=[run]))
+    for method in ("loss", "tail_patch"):
+        with pytest.raises(UserError, match=rf"^group: {method} of training example 0 on test 0 is nan"):
+            scores_of(job(gang, [method], runs=[run]))
     assert not OUTPUT.exists()
 
 

@@ -90,6 +90,15 @@ def test_an_example_scores_the_same_among_others(gang: dict[str, Any]) -> None:
     np.testing.assert_array_equal(tail_patch(rerun, train[1:2]), whole[1:2])
 
 
+def test_before_the_first_step_no_state_is_left_behind(gang: dict[str, Any]) -> None:
+    """AdamW makes its state in the first step, which is another example's."""
+    rerun = rerun_of(gang, 0)
+    train = some_of(rerun)
+    whole = tail_patch(rerun, train)
+    assert not any(rerun.training.optimizer.state.values())
+    np.testing.assert_array_equal(tail_patch(rerun, train[::-1])[::-1], whole)
+
+
 def test_small_steps_from_scratch_do_what_gradients_say(gang: dict[str, Any]) -> None:
     """AdamW's first step has the signs of the gradient, so a product of gradients says most of it."""
     rerun = rerun_of(gang, 0, learning_rate=1e-5)

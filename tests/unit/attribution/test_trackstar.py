@@ -16,6 +16,7 @@ from gptfluence.attribution.trackstar import Encoder, balance, divisors, formabl
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.packing import Stream, pack_examples, read
+from gptfluence.errors import UserError
 
 VOCABULARY = 40
 BUDGET = Budget(64, 64)
@@ -243,6 +244,30 @@ def test_whole_gradients_score_as_projections_that_leave_all(
     found = trackstar.whole_scores(gradients, TRAIN, TESTS, moments, DAMPING, BUDGET)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_a_test_that_is_a_training_example_too_is_the_same_example() -> None:
+    """Also where R's blocks are so large that its damping is no more than the rounding of fp32."""
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 1, "initializer_range": 0.1}
+    large, train = ExampleGradients(gpts.tiny("neox", vocabulary=VOCABULARY, **sizes)), examples(30, 1)
+    moments = mean_squares(large, train, BUDGET)
+    found = trackstar.whole_scores(large, train, [*TESTS, *train], moments, DAMPING, BUDGET)
+    np.testing.assert_allclose(np.diag(found[:, 6:]), 1, atol=1e-3)
+    assert (found[:, 6:].argmax(0) == np.arange(30)).all() and (np.abs(found) <= 1 + 1e-3).all()
+
+
+def test_an_example_whose_loss_is_not_finite_is_named_and_on_which_side(moments: dict[str, torch.Tensor]) -> None:
+    model = copy.deepcopy(MODEL)
+    unlucky = VOCABULARY - 1
+    with torch.no_grad():
+        model.get_input_embeddings().weight[unlucky] = torch.nan
+    train, tests = ([Encoded(tuple(min(t, unlucky - 1) for t in e.tokens), e.target, False) for e in some]
+                    for some in (TRAIN, TESTS))  # fmt: skip
+    bad, broken = Encoded((1, unlucky, 2, 3), 1, False), ExampleGradients(model)
+    with pytest.raises(UserError, match=r"^example 14: its loss is not finite"):
+        trackstar.whole_scores(broken, [*train, bad], tests, moments, DAMPING, BUDGET)
+    with pytest.raises(UserError, match=r"^test example 6: its loss is not finite"):
+        trackstar.whole_scores(broken, train, [*tests, bad], moments, DAMPING, BUDGET)
 
 
 def test_scores_depend_on_neither_batches_nor_order(

@@ -291,6 +291,15 @@ def gradients_of(
         yield pack.rows, gradients.capture(pack)
 
 
+@contextlib.contextmanager
+def of_tests() -> Iterator[None]:
+    """Have errors that number an example say that it is a test: others are of training examples."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"test {error}") from error
+
+
 def gradient_products(
     gradients: ExampleGradients, train: Sequence[Encoded], test: Sequence[Encoded], budget: Budget
 ) -> np.ndarray:
@@ -303,7 +312,8 @@ def gradient_products(
     """
     if not len(train) or not len(test):
         return np.zeros((len(train), len(test)), np.float32)
-    tests = list(gradients_of(gradients, test, budget))
+    with of_tests():
+        tests = list(gradients_of(gradients, test, budget))
     columns, others = np.concatenate([rows for rows, _ in tests]), [captured for _, captured in tests]
     result = np.zeros((len(train), len(test)), np.float32)
     # Each group of packs has the tests' gradients formed anew; as it is twice as large, that costs half of its own.

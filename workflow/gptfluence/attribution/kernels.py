@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gptfluence.attribution.hooks import ExampleGradients
+from gptfluence.attribution.hooks import ExampleGradients, of_tests
 from gptfluence.attribution.trackstar import Encoder, formable, unit_length
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
@@ -83,7 +83,9 @@ def less(
             square = (beta2 * own.second + (1 - beta2) * gradient.square()) / (1 - beta2 ** (own.step + 1))
             parts.append(projection.apply(mean / (square.sqrt() + optimizer["epsilon"])))
         updates[rows] = torch.cat(parts, 1).cpu().numpy()
-    return unit_length(updates) @ unit_length(encoder.encode_all(tests, budget)).T
+    with of_tests():
+        encodings = encoder.encode_all(tests, budget)
+    return unit_length(updates) @ unit_length(encodings).T
 
 
 class Outputs(NamedTuple):

@@ -24,9 +24,9 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -34,7 +34,7 @@ import torch
 from numpy.typing import NDArray
 
 from gptfluence.attribution import kernels, texts, trackstar
-from gptfluence.attribution.hooks import ExampleGradients, gradient_products
+from gptfluence.attribution.hooks import ExampleGradients, gradient_products, of_tests
 from gptfluence.attribution.replay import Reruns, checkpoint_spans
 from gptfluence.attribution.table_file import ScoreTables, write_table_file
 from gptfluence.attribution.tail_patch import tail_patch
@@ -47,6 +47,7 @@ from gptfluence.simulators.data import read_features
 LOG = logging.getLogger("gptfluence")
 
 Scores = NDArray[np.float32]
+T = TypeVar("T")
 
 _AT_CHECKPOINTS = ("tracin_cp", "less", "trak")
 _WITHOUT_MODEL = ("random", "length", "bm25", "encoder_cosine")
@@ -125,7 +126,10 @@ class _Job:
         """Count a part's time in the methods that need it; says whether any of them is asked for."""
         asked = [method for method in methods if method in self._methods]
         began = time.process_time()
-        yield bool(asked)
+        try:
+            yield bool(asked)
+        except UserError as error:
+            raise UserError(f"{self._spec['group']}: {', '.join(asked)}: {error}") from error
         passed = time.process_time() - began
         for method in asked:
             self.seconds[method] += passed
@@ -195,8 +199,7 @@ class _Job:
                             self._budget)  # fmt: skip
 
     def _trak(self, gradients: ExampleGradients) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        train, tests = (kernels.log_odds(gradients, some, self._settings, self._budget)
-                        for some in (self._train, self._tests))  # fmt: skip
+        train, tests = self._of_both(lambda some: kernels.log_odds(gradients, some, self._settings, self._budget))
         return kernels.trak(train, tests, self._settings["damping"])
 
     def _at_the_end(self) -> None:
@@ -206,7 +209,7 @@ class _Job:
                 self._found["grad_dot"] = gradient_products(gradients, self._train, self._tests, self._budget)
         with self._timed("grad_cosine") as asked:
             if asked:
-                norms = [kernels.lengths(gradients, some, self._budget) for some in (self._train, self._tests)]
+                norms = self._of_both(lambda some: kernels.lengths(gradients, some, self._budget))
                 self._found["grad_cosine"] = self._found["grad_dot"] / np.outer(*norms)
         with self._timed("loss") as asked:
             if asked:
@@ -258,5 +261,11 @@ class _Job:
         self, gradients: ExampleGradients, moments: trackstar.Moments | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
         encoder = trackstar.Encoder(gradients, self._settings, moments)
-        train, tests = (encoder.encode_all(some, self._budget) for some in (self._train, self._tests))
+        train, tests = self._of_both(lambda some: encoder.encode_all(some, self._budget))
         return train, tests, encoder.groups
+
+    def _of_both(self, take: Callable[[list[Encoded]], T]) -> tuple[T, T]:
+        """Take something of the training and of the test examples."""
+        train = take(self._train)
+        with of_tests():
+            return train, take(self._tests)

@@ -45,6 +45,7 @@ def tail_patch(rerun: Rerun, train: Sequence[Encoded]) -> NDArray[np.float32]:
         *(v for p in parameters for v in optimizer.state[p].values() if isinstance(v, torch.Tensor)),
     ]
     before = [tensor.detach().clone() for tensor in tensors]
+    without_state = [p for p in parameters if not optimizer.state[p]]
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = run["learning_rate"]
@@ -60,6 +61,8 @@ def tail_patch(rerun: Rerun, train: Sequence[Encoded]) -> NDArray[np.float32]:
         with torch.no_grad():
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
+        for parameter in without_state:  # before a run's first step
+            optimizer.state.pop(parameter, None)
         if time.monotonic() - told > _SECONDS_BETWEEN_NOTES:
             told = time.monotonic()
             LOG.info("run %s: a step on %d of %d examples", run["run_id"], row + 1, len(train))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gptfluence.attribution.hooks import Block, Captured, ExampleGradients
+from gptfluence.attribution.hooks import Block, Captured, ExampleGradients, of_tests
 from gptfluence.attribution.projection import Projection
 from gptfluence.dynamics.cuts import Budget, cut_by_length
 from gptfluence.dynamics.examples import Encoded
@@ -244,7 +244,7 @@ def whole_scores(
     R has as many rows as the model has parameters, but no higher rank than there are examples: all that is needed of it
     follows from the examples' inner products in each of its blocks. They are held, and the activations of all examples.
     """
-    products = gram_matrices(gradients, [*train, *tests], moments, budget)
+    products = gram_matrices(gradients, train, tests, moments, budget)
     count = len(train)
     sizes = [sum(b.size for b in gradients.blocks if group_of(b) == name) for name in products]
     sides = [[matrix[:count, :count] / count for matrix in products.values()],
@@ -265,22 +265,28 @@ def whole_scores(
         total += (matrix - inside @ inside.T) / d + (inside / (values + d)) @ inside.T
     norms = np.sqrt(np.diag(total))
     lengths = np.outer(norms[:count], norms[count:])
-    return np.divide(total[:count, count:], lengths, out=np.zeros(lengths.shape), where=lengths > 0).astype(np.float32)
+    # Where a length is not a number, neither is the score: the caller says of which.
+    return np.divide(total[:count, count:], lengths, out=np.zeros(lengths.shape), where=lengths != 0).astype(np.float32)
 
 
 def gram_matrices(
-    gradients: ExampleGradients, examples: Sequence[Encoded], moments: Moments, budget: Budget
+    gradients: ExampleGradients, train: Sequence[Encoded], tests: Sequence[Encoded], moments: Moments, budget: Budget
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the inner products of all corrected gradients, [examples, examples], of each of R's blocks."""
+    """Return the inner products of all corrected gradients, [train + tests, train + tests], of each of R's blocks.
+
+    In double precision: what R's inverse makes most of is where gradients hardly differ, and that would be rounding.
+    """
     divided = divisors(gradients.blocks, moments)
     names = dict.fromkeys(group_of(block) for block in gradients.blocks)
-    result = {name: np.zeros((len(examples),) * 2) for name in names}
-    packs = list(formable(gradients, examples, budget))
+    result = {name: np.zeros((len(train) + len(tests),) * 2) for name in names}
+    packs = list(formable(gradients, train, budget))
+    with of_tests():
+        packs += [(len(train) + rows, captured) for rows, captured in formable(gradients, tests, budget)]
     for block in gradients.blocks:
         for number, (rows, captured) in enumerate(packs):
-            own = (captured.block(block) / divided[block.name]).flatten(1)
+            own = (captured.block(block) / divided[block.name]).flatten(1).double()
             for columns, other in packs[: number + 1]:
-                theirs = own if other is captured else (other.block(block) / divided[block.name]).flatten(1)
+                theirs = own if other is captured else (other.block(block) / divided[block.name]).flatten(1).double()
                 product = (own @ theirs.T).cpu().numpy()
                 result[group_of(block)][np.ix_(rows, columns)] += product
                 if other is not captured:
