@@ -137,6 +137,14 @@ def test_one_figure_is_one_job(copy: Path) -> None:
     assert result.returncode == 0 and "1 of 1 steps (100%) done" in result.stdout + result.stderr
 
 
+def test_several_files_are_asked_for_by_name(copy: Path) -> None:
+    names = ["results/tables/table_attribution.md", "results/figures/figure_7.png", "results/figures/figure_2.png"]
+    for name in names:
+        (copy / name).write_bytes(b"not what was made")
+    result = snakemake(copy, *names)
+    assert result.returncode == 0 and "3 of 3 steps (100%) done" in result.stdout + result.stderr
+
+
 def test_figure_is_redrawn_from_scores_alone(copy: Path) -> None:
     shutil.rmtree(copy / "data")
     for folder in ("features", "simulators", "simulations"):
