@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from dvc_repository import Repository, jobs, md5, stages_run
+from gptfluence.design import FIGURES
 
 pytestmark = pytest.mark.slow
 
@@ -215,6 +216,6 @@ def test_experiments_and_what_differs(pulled: Repository) -> None:
     assert changed["fine_tuning.tiny.loss.simfluence.all_steps_mse"]["diff"] != 0
     pulled.dvc("plots", "diff", "main", "strong", "--out", "compared")
     images = {f"compared/static/{rev}_results_figures_{f}.png"
-              for rev in ("main", "strong") for f in ("figure_2", "figure_6")}  # fmt: skip
+              for rev in ("main", "strong") for f in FIGURES}  # fmt: skip
     assert {file for file in pulled.made("compared") if file.endswith(".png")} == images
     assert "all_steps_mse" in pulled.path("compared/index.html").read_text(encoding="utf-8")

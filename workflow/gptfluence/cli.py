@@ -151,6 +151,13 @@ def _prune(options: argparse.Namespace) -> None:
     print(prune(_design(), delete=options.delete))
 
 
+def _trace(options: argparse.Namespace) -> None:
+    from gptfluence.attribution import trace
+
+    _start_log(None)
+    trace.run(options)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gptfluence", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -177,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--delete", action="store_true")
     from gptfluence.attribution import trace
 
-    traced = add(trace.run, "trace", "find the passages of a corpus that taught a model what queries ask for")
+    traced = add(_trace, "trace", "find the passages of a corpus that taught a model what queries ask for")
     trace.add_arguments(traced)
     for name in COMMANDS:
         job = add(_job, name, f"the job of the rule {name}")

@@ -569,8 +569,11 @@ def test_killed_scorer_costs_no_run(gang: dict[str, Any], monkeypatch: pytest.Mo
     ask, asked = Scorer.ask, itertools.count()
 
     def ask_and_die(scorer: Scorer, texts: Any) -> None:
+        dies = next(asked) == 3
+        if dies:  # before it can answer
+            scorer._process.send_signal(signal.SIGSTOP)
         ask(scorer, texts)
-        if next(asked) == 3:
+        if dies:
             scorer._process.kill()
             scorer._process.wait()
 

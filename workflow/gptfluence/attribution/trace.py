@@ -11,7 +11,6 @@ import argparse
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -503,9 +502,6 @@ def run(options: argparse.Namespace) -> None:
     from gptfluence.params import read_params
     from gptfluence.sources import model_spec
 
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    LOG.setLevel(logging.INFO)
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it has a level of its own, and tells all
     params = read_params(options.params)
     models = params.dynamics.models
     if options.model not in models:
