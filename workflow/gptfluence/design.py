@@ -402,7 +402,6 @@ class Design:
             "settings": {key: value for key, value in settings.items() if key != "features"},
             "features": self.features_of(group, method),
             "table": self.table_file(group) if settings["kind"] == "additive" else None,
-            "table_tests": list(self.groups[group].test_tasks),
             "learning_rate": self.groups[group].runs[0].learning_rate,
             "code": code_digest("simulators.fit"),
         }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
-
 import gpts
 import numpy as np
 import pytest
 import torch
+from encoded import random_examples
 from gptfluence.attribution import hooks
 from gptfluence.attribution.hooks import ExampleGradients, gradient_products, gradients_of
 from gptfluence.attribution.projection import Projection
@@ -24,12 +23,7 @@ KINDS = ("neox", "llama", "gpt2")
 
 
 def examples(count: int, seed: int = 1) -> list[Encoded]:
-    generator = random.Random(seed)
-    found = []
-    for _ in range(count):
-        length, target = generator.randint(3, 20), generator.randint(1, 4)
-        found.append(Encoded(tuple(generator.randrange(VOCABULARY) for _ in range(length + target)), target, False))
-    return found
+    return random_examples(count, seed, VOCABULARY)
 
 
 def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -117,10 +111,10 @@ def test_products_equal_those_of_whole_gradients(kind: str, budget: Budget) -> N
 def test_products_of_a_shared_head() -> None:
     model, train, test = model_of("neox", tie_word_embeddings=True), examples(4, 1), examples(3, 2)
     gradients = ExampleGradients(model)
-    for block in gradients.blocks:
-        one, two = (gradients.capture(pack_examples(some)) for some in (train[:1], test[:1]))
-        expected = one.block(block).flatten(1) @ two.block(block).flatten(1).T
-        assert_near(one.products(two, [block]), expected)
+    names = [block.name for block in gradients.blocks]
+    a, b = (one_by_one(model, some, names) for some in (train, test))
+    expected = sum(a[name].flatten(1) @ b[name].flatten(1).T for name in names)
+    assert_near(torch.from_numpy(gradient_products(gradients, train, test, BUDGET)).double(), expected)
 
 
 def test_products_with_nobody_are_an_empty_table() -> None:
@@ -189,18 +183,6 @@ def test_company_order_and_size_of_packs_do_not_matter() -> None:
                     for block in gradients.blocks:
                         assert_near(captured.block(block)[place], alone[order[row]].block(block)[0])
             assert sorted(seen) == list(range(12))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_direction_equals_the_product_with_whole_gradients(kind: str) -> None:
-    model, some = model_of(kind), examples(6)
-    gradients = ExampleGradients(model)
-    captured = gradients.capture(pack_examples(some))
-    torch.manual_seed(0)
-    for block in gradients.blocks:
-        direction = torch.randn(block.shape, dtype=torch.float64)
-        expected = captured.block(block).flatten(1) @ direction.flatten()
-        assert_near(captured.direction(block, direction), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import random
 
 import gpts
 import numpy as np
 import pytest
 import torch
+from encoded import random_examples
 from gptfluence.attribution.hooks import ExampleGradients
 from gptfluence.attribution.kernels import Outputs, adam_moments, lengths, less, log_odds, trak
 from gptfluence.dynamics.cuts import Budget
@@ -23,12 +23,7 @@ WHOLE = {"projection": 64, "seed": 1}  # no side of a parameter is longer, so no
 
 
 def examples(count: int, seed: int) -> list[Encoded]:
-    generator = random.Random(seed)
-    found = []
-    for _ in range(count):
-        length, target = generator.randint(3, 20), generator.randint(1, 3)
-        found.append(Encoded(tuple(generator.randrange(VOCABULARY) for _ in range(length + target)), target, False))
-    return found
+    return random_examples(count, seed, VOCABULARY, target=3)
 
 
 TRAIN, TESTS = examples(9, 1), examples(4, 2)

@@ -13,7 +13,8 @@ import torch
 from gptfluence.attribution.replay import Reruns
 from gptfluence.attribution.table_file import ScoreTables, read_table_file
 from gptfluence.attribution.tables import attribute_examples
-from gptfluence.attribution.texts import bm25, cosine, random_scores
+from gptfluence.attribution.texts import bm25, random_scores
+from gptfluence.attribution.vectors import cosines
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance, write_parquet
 from gptfluence.params import AttributionMethod
@@ -99,7 +100,7 @@ def test_texts_are_compared_in_the_groups_format(gang: dict[str, Any]) -> None:
         vectors.append([row["vector"] for row in table
                         if (row["part"] == "test") == test and row["format"] == "instruction"])  # fmt: skip
     np.testing.assert_array_equal(found["bm25"], bm25(*texts))
-    np.testing.assert_allclose(found["encoder_cosine"], cosine(*map(np.array, vectors)), rtol=1e-5)
+    np.testing.assert_allclose(found["encoder_cosine"], cosines(*map(np.array, vectors)), rtol=1e-5)
     np.testing.assert_array_equal(found["random"], random_scores(48, 10, 1))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gptfluence.attribution.texts import Bm25, bm25, cosine, for_all_tests, random_scores
+from gptfluence.attribution.texts import Bm25, bm25, for_all_tests, random_scores
 
 PASSAGES = ["The old mayor bakes 7 loaves.", "A mayor of a town", "Boats. Boats, and Boats!", "7 plus 8 is x", "Köln"]
 QUERIES = ["the MAYOR of Köln", "what is 7 plus x", "boats boats", "nothing in common"]
@@ -76,14 +76,6 @@ def test_bm25_does_not_depend_on_the_hashes_of_words() -> None:
         return done.stdout.strip()
 
     assert scores("1") == scores("2") != ""
-
-
-def test_cosine() -> None:
-    train = np.array([[1, 0], [0, 2], [3, 3], [0, 0]], np.float32)
-    tests = np.array([[5, 0], [-1, -1]], np.float32)
-    root = 0.5**0.5
-    expected = [[1, -root], [0, -root], [root, -1], [0, 0]]
-    np.testing.assert_allclose(cosine(train, tests), expected, atol=1e-7)
 
 
 def test_what_is_the_same_for_all_tests() -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Sequence
 
 import gpts
 import numpy as np
 import pytest
 import torch
-from gptfluence.attribution import trackstar
-from gptfluence.attribution.hooks import Block, ExampleGradients
-from gptfluence.attribution.trackstar import Encoder, balance, divisors, formable, group_of, mean_squares, scores
+from encoded import random_examples
+from gptfluence.attribution import hooks, trackstar
+from gptfluence.attribution.hooks import Block, ExampleGradients, formable
+from gptfluence.attribution.trackstar import Encoder, balance, divisors, group_of, mean_squares, scores
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.packing import Stream, pack_examples, read
@@ -26,12 +26,7 @@ WHOLE = SETTINGS | {"projection": 64}  # no side of a parameter is longer, so no
 
 
 def examples(count: int, seed: int) -> list[Encoded]:
-    generator = random.Random(seed)
-    found = []
-    for _ in range(count):
-        length, target = generator.randint(3, 20), generator.randint(1, 4)
-        found.append(Encoded(tuple(generator.randrange(VOCABULARY) for _ in range(length + target)), target, False))
-    return found
+    return random_examples(count, seed, VOCABULARY)
 
 
 TRAIN, TESTS = examples(14, 1), examples(6, 2)
@@ -194,7 +189,7 @@ def test_gradients_are_formed_of_few_examples_at_once(
 ) -> None:
     """Where one parameter's gradients of many examples are larger than memory allows."""
     largest = max(block.size for block in gradients.blocks)
-    monkeypatch.setattr(trackstar, "_FORMED", 3 * largest + 1)
+    monkeypatch.setattr(hooks, "_FORMED", 3 * largest + 1)
     wide = Budget(10_000, 10_000)
     packs = list(formable(gradients, TRAIN, wide))
     assert max(len(rows) for rows, _ in packs) == 3
@@ -203,7 +198,7 @@ def test_gradients_are_formed_of_few_examples_at_once(
         alone = [gradients.capture(pack_examples([TRAIN[row]])).losses for row in rows]
         torch.testing.assert_close(captured.losses, torch.cat(alone))
     few = Encoder(gradients, SETTINGS, None).encode_all(TRAIN, wide)
-    monkeypatch.setattr(trackstar, "_FORMED", 1)
+    monkeypatch.setattr(hooks, "_FORMED", 1)
     np.testing.assert_allclose(Encoder(gradients, SETTINGS, None).encode_all(TRAIN, wide), few, rtol=1e-4, atol=1e-6)
 
 

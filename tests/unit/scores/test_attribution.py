@@ -115,7 +115,7 @@ def make_spec(folder, facts=FACTS, noise=0.0, orders=SUBSET_ORDERS, drop_methods
         "test_tasks": TASKS,
         "test_sizes": TESTS,
         "runs": runs,
-        "table": write_scores(folder / "table.parquet", TASKS, tables, tokens),
+        "table": write_scores(folder / "table.parquet", TASKS, TASKS, tables, tokens),
         "seconds": str(folder / "seconds.json"),
         "replays": [str(folder / "effects.parquet")],
         "task_files": {task: write_task(folder / f"{task}.parquet", task, facts.get(task, {})) for task in TASKS},
@@ -282,7 +282,7 @@ def test_sums_that_differ_by_rounding_do_not_rank(tmp_path):
     spec = make_spec(tmp_path)
     table = spec["groups"]["g"]["table"]
     scores = {"random": np.full((SIZE * 2, 8), 0.1), "loss": np.random.default_rng(0).normal(size=(SIZE * 2, 8))}
-    write_scores(tmp_path / "table.parquet", TASKS, scores, np.full(SIZE * 2, 3))
+    write_scores(tmp_path / "table.parquet", TASKS, TASKS, scores, np.full(SIZE * 2, 3))
     assert table == str(tmp_path / "table.parquet")
     row = cells(judge(spec, tmp_path))["random", "lds"]  # all subsets have as many examples
     assert (row["value"], row["low"], row["high"]) == (0, 0, 0)

@@ -89,7 +89,7 @@ def write_group(folder: Path, metric: str = "loss", seed: int = 0) -> dict[str, 
         entry = {"run_id": run_id, "split": part, "hash": code, "shard": str(shard), "curriculum": str(curriculum)}
         runs.append(entry)
     scores = {"grad_dot": rng.normal(size=(2 * train_size, sum(sizes.values())))}
-    table = write_scores(folder / "scores.parquet", tasks, scores, rng.integers(1, 9, 2 * train_size))
+    table = write_scores(folder / "scores.parquet", tasks, tasks, scores, rng.integers(1, 9, 2 * train_size))
     return {
         "group": "g",
         "scenario": "fine_tuning",

@@ -136,7 +136,7 @@ def test_a_group_with_its_table(tmp_path: Path) -> None:
 
 def test_a_metric_of_some_tasks_reads_their_columns(tmp_path: Path) -> None:
     spec = write_group(tmp_path)
-    whole, one = load_group(spec), load_group(spec | {"test_tasks": ["a_task"], "table_tests": spec["test_tasks"]})
+    whole, one = load_group(spec), load_group(spec | {"test_tasks": ["a_task"]})
     assert whole.features.attribution is not None and one.features.attribution is not None
     scores = whole.features.attribution.scores["grad_dot"]
     np.testing.assert_array_equal(one.features.attribution.scores["grad_dot"], scores[:, 3:])
@@ -159,12 +159,12 @@ def test_without_a_table_or_the_method(tmp_path: Path) -> None:
 
 def test_a_table_of_another_plan_or_that_is_not_finite_is_named(tmp_path: Path) -> None:
     spec = write_group(tmp_path)
-    scores = np.zeros((12, 5))
+    scores, tasks = np.zeros((12, 5)), (spec["train_tasks"], spec["test_tasks"])
     for name, other in {"train": scores[:10], "test": scores[:, :4]}.items():
-        table = write_scores(tmp_path / f"{name}.parquet", spec["train_tasks"], {"less": other}, np.ones(len(other)))
+        table = write_scores(tmp_path / f"{name}.parquet", *tasks, {"less": other}, np.ones(len(other)))
         with pytest.raises(UserError, match=rf"{name}\.parquet: does not hold scores of the 12 training and 5 test"):
             load_group(spec | {"table": table})
     scores[7, 4] = np.nan
-    wrong = write_scores(tmp_path / "wrong.parquet", spec["train_tasks"], {"less": scores}, np.ones(12))
+    wrong = write_scores(tmp_path / "wrong.parquet", *tasks, {"less": scores}, np.ones(12))
     with pytest.raises(UserError, match="less of training example 7 and test example 4 is nan"):
         load_group(spec | {"table": wrong})

@@ -21,12 +21,13 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from gptfluence.attribution.projection import Projection
-from gptfluence.dynamics.cuts import Budget, cut
+from gptfluence.dynamics.cuts import Budget, cut, cut_by_length
 from gptfluence.dynamics.examples import Encoded
-from gptfluence.dynamics.packing import Pack, Stream, pack_by_length, read, token_losses
+from gptfluence.dynamics.packing import Pack, Stream, pack_by_length, pack_examples, read, token_losses
 from gptfluence.errors import UserError
 
 _HELD = 1 << 23  # numbers that are formed at once where gradients are multiplied, 32 MiB
+_FORMED = 1 << 24  # numbers of one parameter's gradients that are formed at once where all are needed, 64 MiB
 _OVERHEAD = 64  # what a number of a table [tokens, tokens] costs beside its products, in multiplications
 
 Kind = Literal["linear", "bias", "norm", "embedding"]
@@ -250,34 +251,6 @@ class Captured:
         assert total is not None
         return total
 
-    def products(self, other: Captured, blocks: Sequence[Block]) -> torch.Tensor:
-        """Return the products of these examples' gradients with others', over some blocks, [examples, others].
-
-        Beside the examples' activations it takes 32 MiB (more, where one row of a parameter's gradients is larger).
-        """
-        return _products([self], [other], blocks)
-
-    def direction(self, block: Block, direction: torch.Tensor) -> torch.Tensor:
-        """Return the products of the examples' gradients with one direction, [examples], without forming them.
-
-        Args:
-            direction: of the block's shape.
-        """
-        total = torch.zeros_like(self.losses)
-        for use in self._uses[block.name]:
-            caught = self._caught[use.layer]
-            if _is_product(use):
-                matrix = direction.T if _reads_rows(use) else direction
-                products = ((caught.input @ matrix.T) * caught.gradient).sum(1)
-                total += torch.segment_reduce(products, "sum", lengths=caught.lengths)
-            elif isinstance(use.module, torch.nn.Embedding):
-                products = (direction[caught.input] * caught.gradient).sum(1)
-                total += torch.segment_reduce(products, "sum", lengths=caught.lengths)
-            else:
-                whole = _gradients(use, caught, 0, self._empty(block, len(self.losses), len(direction)))
-                total += whole @ direction
-        return total
-
 
 def gradients_of(
     gradients: ExampleGradients, examples: Sequence[Encoded], budget: Budget
@@ -289,6 +262,23 @@ def gradients_of(
     """
     for pack in pack_by_length(examples, budget):
         yield pack.rows, gradients.capture(pack)
+
+
+def formable(
+    gradients: ExampleGradients, examples: Sequence[Encoded], budget: Budget
+) -> Iterator[tuple[np.ndarray, Captured]]:
+    """Read examples as `gradients_of` does, but so few at once that their gradients of any parameter can be formed.
+
+    These take 64 MiB, or what one example's take.
+
+    Yields:
+        Which examples a pack holds, [examples in it], and their gradients.
+    """
+    most = max(1, _FORMED // max(block.size for block in gradients.blocks))
+    for group in cut_by_length([(len(example.tokens), example.target) for example in examples], budget):
+        for start in range(0, len(group), most):
+            part = group[start : start + most]
+            yield np.array(part), gradients.capture(pack_examples([examples[i] for i in part], part))
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gptfluence.attribution.hooks import ExampleGradients, of_tests
-from gptfluence.attribution.trackstar import Encoder, formable, unit_length
+from gptfluence.attribution.hooks import ExampleGradients, formable, of_tests
+from gptfluence.attribution.trackstar import Encoder
+from gptfluence.attribution.vectors import cosines
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
 
@@ -85,7 +86,7 @@ def less(
         updates[rows] = torch.cat(parts, 1).cpu().numpy()
     with of_tests():
         encodings = encoder.encode_all(tests, budget)
-    return unit_length(updates) @ unit_length(encodings).T
+    return cosines(updates, encodings)
 
 
 class Outputs(NamedTuple):

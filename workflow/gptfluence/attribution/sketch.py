@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from gptfluence.attribution.hooks import ExampleGradients
-from gptfluence.attribution.trackstar import Encoder, mean_squares, second_moments, unit_length, whiten
+from gptfluence.attribution.trackstar import Encoder, mean_squares, second_moments, whiten
+from gptfluence.attribution.vectors import unit_length
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import cut
 from gptfluence.dynamics.models import context_length, load_model, load_tokenizer, pick_device
@@ -60,7 +61,7 @@ def sketch_gradients(spec: dict[str, Any], output: Path) -> None:
     encoder = Encoder(gradients, settings, moments)
     encodings = encoder.encode_all(examples, budget)
     whitened = whiten(second_moments(encodings[train], encoder.groups), encoder.groups, settings["damping"])
-    sketches = unit_length(_narrowed(unit_length(whitened.apply(encodings)), settings["seed"]))
+    sketches = unit_length(_narrowed(whitened.apply(encodings), settings["seed"]))
     LOG.info("%d sketches of %d numbers, from %d of %d parameters", *sketches.shape, encoder.width,
              sum(block.size for block in gradients.blocks))  # fmt: skip
     task, part, example, form = (list(column) for column in zip(*rows, strict=True))

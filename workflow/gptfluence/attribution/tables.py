@@ -38,6 +38,7 @@ from gptfluence.attribution.hooks import ExampleGradients, gradient_products, of
 from gptfluence.attribution.replay import Reruns, checkpoint_spans
 from gptfluence.attribution.table_file import ScoreTables, write_table_file
 from gptfluence.attribution.tail_patch import tail_patch
+from gptfluence.attribution.vectors import cosines
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.packing import Stream, mean_losses, pack_by_length, read
 from gptfluence.errors import UserError
@@ -150,7 +151,7 @@ class _Job:
         with self._timed("encoder_cosine") as asked:
             if asked:
                 features = read_features(self._spec)
-                self._found["encoder_cosine"] = texts.cosine(features.train, features.test)
+                self._found["encoder_cosine"] = cosines(features.train, features.test)
 
     def _texts(self) -> tuple[list[str], list[str]]:
         """Return prompt and target of all training and test examples, in their order."""

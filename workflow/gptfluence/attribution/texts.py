@@ -56,16 +56,6 @@ def bm25(train: Sequence[str], tests: Sequence[str]) -> Scores:
     return np.stack([index.scores(text) for text in tests], axis=1).astype(np.float32)
 
 
-def cosine(train: NDArray[np.floating], tests: NDArray[np.floating]) -> Scores:
-    """Return the cosines of features, [train, width] and [tests, width]; 0 where one is all zeros."""
-    return (_unit(train) @ _unit(tests).T).astype(np.float32)
-
-
-def _unit(rows: NDArray[np.floating]) -> NDArray[np.floating]:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-
-
 def for_all_tests(values: NDArray[np.floating], tests: int) -> Scores:
     """Return what is said of each training example, [train], as the same for every test."""
     return np.repeat(np.asarray(values, np.float32)[:, None], tests, axis=1)

@@ -21,6 +21,7 @@ import numpy as np
 
 from gptfluence.attribution.search import search
 from gptfluence.attribution.texts import Bm25
+from gptfluence.attribution.vectors import unit_length
 from gptfluence.errors import UserError, did_you_mean
 from gptfluence.io import atomic_path, digest, write_json
 from gptfluence.scores.retrieval import ranked_relevance, recalls, reciprocal_ranks
@@ -179,7 +180,9 @@ def read_passages(path: Path) -> list[Passage]:
     Raises:
         UserError: names the file and the line that is wrong.
     """
-    return [Passage(_id(where, row), _text(where, row, "text"), _facts(where, row)) for where, row in _lines(path)]
+    return [
+        Passage(_id(where, row), _text(where, row, "text"), _facts(where, row)) for where, row in read_lines(str(path))
+    ]
 
 
 def read_queries(path: Path) -> list[Query]:
@@ -190,12 +193,8 @@ def read_queries(path: Path) -> list[Query]:
     """
     return [
         Query(_id(where, row), _text(where, row, "prompt"), _text(where, row, "target"), _facts(where, row))
-        for where, row in _lines(path)
+        for where, row in read_lines(str(path))
     ]
-
-
-def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    return read_lines(str(path))
 
 
 def _id(where: str, row: dict[str, Any]) -> str | int:
@@ -339,13 +338,11 @@ def _trackstar(loaded: _Loaded, store: Path, settings: Mapping[str, Any], deep: 
         chunk = encodings[start : start + _CHUNK]
         for total, part in zip(of_passages, trackstar.second_moments(chunk, encoder.groups), strict=True):
             total += part * (len(chunk) / len(encodings))
-    of_queries = trackstar.second_moments(queries, encoder.groups)
-    share = trackstar.balance(of_passages, of_queries)
-    mixed = [share * one + (1 - share) * other for one, other in zip(of_queries, of_passages, strict=True)]
+    mixed = trackstar.mixed(of_passages, trackstar.second_moments(queries, encoder.groups))
     whitening = trackstar.whiten(mixed, encoder.groups, settings["damping"])
 
     def finish(some: np.ndarray) -> np.ndarray:
-        return trackstar.unit_length(whitening.apply(some))
+        return unit_length(whitening.apply(some))
 
     header |= {"damping": settings["damping"], "queries": _tokens_digest(loaded.queries)}
     folder = store / f"whitened.{digest(header)}"

@@ -14,7 +14,7 @@ zero: with fewer examples than dimensions there are fewer of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gptfluence.attribution.hooks import Block, Captured, ExampleGradients, of_tests
+from gptfluence.attribution.hooks import Block, Captured, ExampleGradients, formable, of_tests
 from gptfluence.attribution.projection import Projection
-from gptfluence.dynamics.cuts import Budget, cut_by_length
+from gptfluence.attribution.vectors import unit_length
+from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
-from gptfluence.dynamics.packing import pack_examples
 
 Moments = Mapping[str, torch.Tensor]
 """Second moments of gradients, by names of parameters."""
@@ -34,7 +34,6 @@ Moments = Mapping[str, torch.Tensor]
 _FLOOR = 0.01  # of V, a share of its mean over the parameter
 _RANK = 1000 / 65_536  # at which the mix balances the eigenvalues, as a share of those that are not zero
 _ZERO = 1e-6  # of a matrix's largest eigenvalue: what is below is rounding
-_FORMED = 1 << 24  # numbers of one parameter's gradients that are formed at once, 64 MiB
 
 
 class Encoder:
@@ -80,23 +79,6 @@ class Encoder:
         for rows, captured in formable(self._gradients, examples, budget):
             result[rows] = self.encode(captured).cpu().numpy()
         return result
-
-
-def formable(
-    gradients: ExampleGradients, examples: Sequence[Encoded], budget: Budget
-) -> Iterator[tuple[NDArray[np.int64], Captured]]:
-    """Read examples as `gradients_of` does, but so few at once that their gradients of any parameter can be formed.
-
-    These take 64 MiB, or what one example's take.
-
-    Yields:
-        Which examples a pack holds, [examples in it], and their gradients.
-    """
-    most = max(1, _FORMED // max(block.size for block in gradients.blocks))
-    for group in cut_by_length([(len(example.tokens), example.target) for example in examples], budget):
-        for start in range(0, len(group), most):
-            part = group[start : start + most]
-            yield np.array(part), gradients.capture(pack_examples([examples[i] for i in part], part))
 
 
 def divisors(blocks: Sequence[Block], moments: Moments) -> dict[str, torch.Tensor]:
@@ -156,6 +138,12 @@ def second_moments(encodings: NDArray[np.floating], groups: NDArray[np.int64]) -
     return [part.T @ part / len(part) for part in parts]
 
 
+def mixed(train: Sequence[NDArray[np.float64]], evaluation: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Return R, block by block: lambda R_eval + (1 - lambda) R_train, see `balance`."""
+    share = balance(train, evaluation)
+    return [share * other + (1 - share) * own for own, other in zip(train, evaluation, strict=True)]
+
+
 def balance(train: Sequence[NDArray[np.float64]], evaluation: Sequence[NDArray[np.float64]]) -> float:
     """Return lambda: with it both parts of the mix have the same eigenvalue at a rank (appendix A.1.3).
 
@@ -190,12 +178,6 @@ def whiten(matrices: Sequence[NDArray[np.float64]], groups: NDArray[np.int64], d
     return Whitening(places, tuple(roots))
 
 
-def unit_length(encodings: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Divide each encoding by its length; one of zeros stays."""
-    norms = np.linalg.norm(encodings, axis=1, keepdims=True)
-    return np.divide(encodings, norms, out=np.zeros(encodings.shape, np.float32), where=norms > 0)
-
-
 def scores(
     train: NDArray[np.floating],
     tests: NDArray[np.floating],
@@ -218,9 +200,7 @@ def scores(
     if hessian:
         matrices = second_moments(train, groups)
         if mix:
-            others = second_moments(tests, groups)
-            share = balance(matrices, others)
-            matrices = [share * other + (1 - share) * own for own, other in zip(matrices, others, strict=True)]
+            matrices = mixed(matrices, second_moments(tests, groups))
         whitening = whiten(matrices, groups, damping)
         train, tests = whitening.apply(train), whitening.apply(tests)
     if norm:

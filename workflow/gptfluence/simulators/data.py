@@ -165,7 +165,7 @@ def _read_attribution(spec: dict[str, Any], tasks: tuple[str, ...], sizes: tuple
         return None
     table = read_table_file(path)
     # A metric may be measured on some of the group's tests; the table has a column for each of them.
-    columns = spec.get("table_tests", list(tasks))
+    columns = read_provenance(path)["test_tasks"]
     counts = [spec["test_sizes"][task] for task in columns]
     shape = (spec["train_size"] * len(spec["train_tasks"]), sum(counts))
     if any(values.shape != shape for values in table.scores.values()):

@@ -28,8 +28,7 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
             format (plain or instruction), train_tasks, train_size (examples a task, unseen ones included),
             test_tasks (those with this metric), test_sizes ({task: n}), runs (run_id, split, hash, shard,
             curriculum each: paths; all of split fit or validate), features (path of the examples' vectors, or None),
-            table (path of the attribution scores, or None), table_tests (whose columns it has, in order; as
-            test_tasks if left out) and learning_rate (of a run's first update).
+            table (path of the attribution scores, or None) and learning_rate (of a run's first update).
         output: the safetensors file to write.
 
     Raises:
