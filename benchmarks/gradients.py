@@ -221,7 +221,7 @@ def by_checkpoints(reruns: Any, run: dict[str, Any]) -> np.ndarray:
         rerun.losses()
         rerun.update()
     rerun.losses()
-    model, effects = rerun.follower, np.empty((run["steps"], len(reruns.tests)), np.float32)
+    model, effects = rerun.follower, np.empty((run["steps"], len(reruns.inputs.test_examples)), np.float32)
     for step in range(run["steps"]):
         model.load_state_dict(load_file(f"{step}.safetensors"), strict=False)
         stream = packing.Stream.of([reruns.inputs.train_pack(rerun.curriculum[step])], reruns.device)
@@ -229,7 +229,7 @@ def by_checkpoints(reruns: Any, run: dict[str, Any]) -> np.ndarray:
         packing.token_losses(functools.partial(packing.read, model), stream).mean().backward()
         whole = dict(model.named_parameters())
         gradients = ExampleGradients(model, "all")
-        for rows, captured in gradients_of(gradients, reruns.tests, reruns.budget):
+        for rows, captured in gradients_of(gradients, reruns.inputs.test_examples, reruns.budget):
             with torch.no_grad():
                 parts = [captured.block(b).flatten(1) @ whole[b.name].grad.flatten() for b in gradients.blocks]
             effects[step, rows] = -rerun.rate(step) * sum(parts).numpy()

@@ -21,7 +21,7 @@ from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.generate import Sampling, Texts, generate
 from gptfluence.dynamics.models import add_adapters
-from gptfluence.dynamics.train import make_optimizer
+from gptfluence.dynamics.trainer import make_optimizer
 from gptfluence.params import load_params
 from gptfluence.tasks.local import read_rows
 from gptfluence.tasks.prepare import prepare_task

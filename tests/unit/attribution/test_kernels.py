@@ -14,7 +14,7 @@ from gptfluence.attribution.kernels import Outputs, adam_moments, lengths, less,
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
 from gptfluence.dynamics.packing import Stream, pack_examples, read
-from gptfluence.dynamics.train import make_optimizer
+from gptfluence.dynamics.trainer import make_optimizer
 
 VOCABULARY = 40
 BUDGET = Budget(64, 64)

@@ -242,7 +242,7 @@ def test_effects_of_examples_add_up_to_the_batch(gang: dict[str, Any]) -> None:
     rerun.follow()
     batch = rerun.examples(2)
     gradients = ExampleGradients(rerun.follower, "all")
-    each = example_effects(gradients, batch, reruns.tests, rerun.rate(2), reruns.budget)
+    each = example_effects(gradients, batch, reruns.inputs.test_examples, rerun.rate(2), reruns.budget)
     assert each.shape == (4, 10)
     rerun.update()
     _, whole = loss_changes(rerun.follower, reruns.inputs.packs, rerun.gradient_step())
@@ -260,7 +260,7 @@ def test_tests_are_taken_out_of_their_packs_whole(gang: dict[str, Any]) -> None:
     """Every test example's tokens against the tokenised texts."""
     reruns = Reruns(job(gang))
     tokenizer = AutoTokenizer.from_pretrained(gang["model"]["path"])
-    for (task, number), test in zip(reruns.inputs.tests, reruns.tests, strict=True):
+    for (task, number), test in zip(reruns.inputs.tests, reruns.inputs.test_examples, strict=True):
         rows = read_parquet(gang["tasks"][task]).to_pylist()
         row = next(r for r in rows if (r["part"], r["example"], r["format"]) == ("test", number, "instruction"))
         target = [*tokenizer(" " + row["target"])["input_ids"], tokenizer.eos_token_id]
@@ -269,7 +269,7 @@ def test_tests_are_taken_out_of_their_packs_whole(gang: dict[str, Any]) -> None:
 
 def test_self_influence_is_the_sum_of_squared_gradients(gang: dict[str, Any], model_folder: Path) -> None:
     run = gang["runs"][0]
-    found = self_influence(job(gang), run, 2)
+    found = self_influence(Reruns(job(gang)).start(run), 2)
     plain = Plain(gang, run, model_folder)
     drawn = list(dict.fromkeys(key for batch in plain.batches for key in batch))
     assert list(found) == [(task, example) for task, _, example in drawn]

@@ -168,7 +168,7 @@ def test_ekfac_is_of_the_runs_end(gang: dict[str, Any]) -> None:
         rerun.update()
     train = [reruns.inputs.train[task, example] for task, _, example in TRAIN]
     model = rerun.training.model.eval()
-    expected = ekfac_scores(model, train, reruns.tests, {"damping": 0.1, "seed": 1})
+    expected = ekfac_scores(model, train, reruns.inputs.test_examples, {"damping": 0.1, "seed": 1})
     near(scores_of(spec).scores["ekfac"], expected)
 
 

@@ -48,12 +48,12 @@ def test_scores_are_what_a_step_does(gang: dict[str, Any]) -> None:
         for parameter, copied in pairs.items():
             theirs.state[copied] = {key: value.clone() for key, value in optimizer.state[parameter].items()}
         with torch.no_grad():
-            before = [loss(own, test).item() for test in rerun.reruns.tests]
+            before = [loss(own, test).item() for test in rerun.reruns.inputs.test_examples]
         own.zero_grad()
         loss(own, example).backward()
         theirs.step()
         with torch.no_grad():
-            after = [loss(own, test).item() for test in rerun.reruns.tests]
+            after = [loss(own, test).item() for test in rerun.reruns.inputs.test_examples]
         expected.append(np.subtract(before, after))
     found = tail_patch(rerun, train)
     assert found.shape == (3, 10) and found.dtype == np.float32
@@ -105,7 +105,9 @@ def test_small_steps_from_scratch_do_what_gradients_say(gang: dict[str, Any]) ->
     rerun.update()
     train = some_of(rerun)
     rerun.follow()
-    products = gradient_products(ExampleGradients(rerun.follower), train, rerun.reruns.tests, rerun.reruns.budget)
+    products = gradient_products(
+        ExampleGradients(rerun.follower), train, rerun.reruns.inputs.test_examples, rerun.reruns.budget
+    )
     found = tail_patch(rerun, train)
     assert np.corrcoef(found.ravel(), products.ravel())[0, 1] > 0.5
 

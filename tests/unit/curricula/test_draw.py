@@ -54,7 +54,7 @@ def test_unseen_runs_draw_from_the_unseen_examples() -> None:
 
 def test_file_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
-    write_curriculum(RUN, path)
+    write_curriculum(RUN, *draw_curriculum(RUN), path)
     steps = read_curriculum(RUN, path)
     task, example = draw_curriculum(RUN)
     assert steps == [

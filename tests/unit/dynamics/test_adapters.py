@@ -19,7 +19,7 @@ from gptfluence.dynamics.gangs import Gang
 from gptfluence.dynamics.generate import Sampling, Texts, generate
 from gptfluence.dynamics.models import add_adapters
 from gptfluence.dynamics.packing import Pack, Reader, Stream, pack_examples, read, token_losses
-from gptfluence.dynamics.train import make_optimizer
+from gptfluence.dynamics.trainer import make_optimizer
 from transformers import PreTrainedModel
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from gptfluence.dynamics.checkpoints import (
     save_checkpoint,
     scratch_files,
 )
-from gptfluence.dynamics.train import make_optimizer
+from gptfluence.dynamics.trainer import make_optimizer
 from gptfluence.errors import UserError
 
 STEPS, SIZE = 8, 3

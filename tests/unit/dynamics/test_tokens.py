@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gptfluence.dynamics import train
+from gptfluence.dynamics import train, trainer
 from gptfluence.dynamics.tokens import TOKENS, Tokenised, tokenised
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet
@@ -70,6 +70,6 @@ def test_second_job_without_texts_loads_no_tokenizer(gang: dict[str, Any], monke
     metrics = {"yesno": ["loss"], "text": ["loss"]}
     first, second = gang["runs"]
     train.train_runs(gang | {"runs": [first], "metrics": metrics}, Path("first.json"))
-    monkeypatch.setattr(train, "load_tokenizer", lambda _: none())
+    monkeypatch.setattr(trainer, "load_tokenizer", lambda _: none())
     train.train_runs(gang | {"runs": [second], "metrics": metrics}, Path("second.json"))
     assert json.loads(Path("second.json").read_text()).keys() == {"run-2"}

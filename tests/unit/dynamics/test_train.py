@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from gptfluence.curricula.draw import draw_curricula, read_curriculum
-from gptfluence.dynamics import collect, models, train
+from gptfluence.dynamics import collect, models, train, trainer
 from gptfluence.dynamics.checkpoints import scratch_files
 from gptfluence.dynamics.text_metrics import Scorer
-from gptfluence.dynamics.train import make_optimizer, train_runs
+from gptfluence.dynamics.train import train_runs
+from gptfluence.dynamics.trainer import Trainer, make_optimizer
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
 from pipeline import heed_interrupts
@@ -151,13 +152,13 @@ def test_models_of_runs_that_are_done_are_gone(gang: dict[str, Any], monkeypatch
     started = weakref.WeakSet()
     alive = []
 
-    def start(run: dict[str, Any], model: torch.nn.Module, *rest: Any) -> Any:
+    def start(self: Trainer, run: dict[str, Any], model: torch.nn.Module) -> Any:
         alive.append(len(started))
         started.add(model)
-        return whole(run, model, *rest)
+        return whole(self, run, model)
 
-    whole = train.start_training
-    monkeypatch.setattr(train, "start_training", start)
+    whole = Trainer.start
+    monkeypatch.setattr(Trainer, "start", start)
     runs = [*gang["runs"], third_run(gang)]
     train_runs(gang | {"runs": runs, "memory_gb": 1e-9}, MANIFEST)
     assert alive == [0, 0, 0]
@@ -328,7 +329,7 @@ def at_each_call(act: Callable[[bool], None]) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             # These call it as well, before any run.
             patch.setattr(models, "_reads_no_streams", lambda *_: None)
-            patch.setattr(train, "can_join", lambda _, lora, __: lora is None)
+            patch.setattr(trainer, "can_join", lambda _, lora, __: lora is None)
             yield
     finally:
         handle.remove()
@@ -532,7 +533,7 @@ def test_unexpected_errors_are_told_apart(
 
     # All three together, then each by itself.
     started = [run["run_id"] for run in runs] * 2
-    monkeypatch.setattr(train, "make_optimizer", fail)
+    monkeypatch.setattr(trainer, "make_optimizer", fail)
     with caplog.at_level(logging.INFO), pytest.raises(UserError) as raised:
         train_runs(gang | {"runs": runs}, MANIFEST)
     first, second, third = str(raised.value).splitlines()

@@ -50,7 +50,7 @@ def test_what_is_checked_first_is_replaced_and_nothing_else(
 def test_the_file_is_that_of_a_drawn_curriculum(tmp_path: Path) -> None:
     row = run(1, "loss", 0.5)
     (path,) = corrected(tmp_path, row)
-    write_curriculum(row, tmp_path / "drawn.parquet")
+    write_curriculum(row, *draw_curriculum(row), tmp_path / "drawn.parquet")
     found, drawn = read_parquet(path), read_parquet(tmp_path / "drawn.parquet")
     assert found.schema.remove_metadata() == drawn.schema.remove_metadata()
     assert found.drop(["example"]).equals(drawn.drop(["example"]))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from gptfluence.attribution.replay import self_influence
+from gptfluence.attribution.replay import Reruns, self_influence
 from gptfluence.curricula.draw import draw_curricula
 from gptfluence.design import Run
 from gptfluence.dynamics.pretrain import make_config, train_tokenizer
@@ -154,9 +154,10 @@ def test_losses_are_those_that_the_run_recorded_of_the_same_texts(ranked: Path, 
 
 
 def test_tracin_is_the_self_influence_of_each_example(ranked: Path, spec: dict[str, Any]) -> None:
-    influence = self_influence(spec, spec["runs"][0], 3)
+    reruns, run = Reruns(spec), spec["runs"][0]
+    influence = self_influence(reruns.start(run), 3)
     assert by_example(ranked, "tracin").tolist() == [influence[TASK, i] for i in range(POOL)]
-    assert not np.allclose(by_example(ranked, "tracin"), [*self_influence(spec, spec["runs"][0], 1).values()])
+    assert not np.allclose(by_example(ranked, "tracin"), [*self_influence(reruns.start(run), 1).values()])
 
 
 def test_the_same_bytes(ranked: Path, spec: dict[str, Any], tmp_path: Path) -> None:
@@ -211,4 +212,4 @@ def test_a_task_of_another_pool_is_named(spec: dict[str, Any]) -> None:
 def test_a_run_that_diverges_gives_no_order(spec: dict[str, Any]) -> None:
     wild = spec["runs"][0] | {"learning_rate": 1e30}
     with pytest.raises(UserError, match="run noisy-1: it diverges, so its losses give no order"):
-        end_losses(spec, wild)
+        end_losses(Reruns(spec).start(wild))

@@ -22,12 +22,9 @@ gradients are taken without dropout and in fp32.
 from __future__ import annotations
 
 import copy
-import functools
 import logging
-import os
 import platform
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,33 +35,25 @@ from numpy.typing import NDArray
 
 from gptfluence.attribution.directional import Direction, loss_changes
 from gptfluence.attribution.effects_file import Effects, read_effects, write_effects
-from gptfluence.attribution.hooks import ExampleGradients, gradient_products, gradients_of
+from gptfluence.attribution.hooks import ExampleGradients, gradient_products
+from gptfluence.attribution.kernels import lengths
 from gptfluence.curricula.draw import read_curriculum
 from gptfluence.dynamics.checkpoints import SCRATCH, Training
 from gptfluence.dynamics.collect import Settings, evaluate, update
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
-from gptfluence.dynamics.gangs import Gang, can_join
-from gptfluence.dynamics.generate import Sampling
-from gptfluence.dynamics.inputs import Inputs
-from gptfluence.dynamics.models import (
-    add_adapters,
-    compile_layers,
-    context_length,
-    load_model,
-    load_tokenizer,
-    pick_device,
-)
-from gptfluence.dynamics.packing import Pack, Stream
-from gptfluence.dynamics.train import start_training
+from gptfluence.dynamics.gangs import Gang
+from gptfluence.dynamics.models import add_adapters, pick_device
+from gptfluence.dynamics.packing import Stream
+from gptfluence.dynamics.trainer import Trainer
 from gptfluence.errors import UserError, did_you_mean
 from gptfluence.io import read_parquet, read_provenance
+from gptfluence.notes import Notes
 
 LOG = logging.getLogger("gptfluence")
 
 METHODS = ("tracin", "tracin_adamw", "tracin_cp", "grad_dot")
 
-_SECONDS_BETWEEN_NOTES = 10
 _TOLERANCE = 1e-4  # relative; between the final losses of a run and of its replay
 
 
@@ -145,30 +134,16 @@ class Reruns:
 
     Attributes:
         inputs: what the runs read; their tests are those of the dynamics, in the same order.
-        tests: the test examples themselves, in that order.
         budget: of what is read in one go.
         device: on which all is computed.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed one
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        self._spec = spec
         self.device = pick_device()
-        self._base = load_model(spec["model"], self.device)
-        self.budget = Budget.of(spec["evaluation_tokens"], self._base.config.vocab_size)
-        tokenizer = functools.cache(lambda: load_tokenizer(spec["model"]))
+        self._lora = spec["model"]["lora"]
         without_texts = spec | {"metrics": {task: ["loss"] for task in spec["metrics"]}}
-        context = context_length(spec["model"], self._base)
-        self.inputs = Inputs(without_texts, tokenizer, context, self.budget, self.device)
-        self.tests = _examples_of(self.inputs.packs)
-        self._joined = not spec["compile"] and can_join(self._base, spec["model"]["lora"], self.device)
-        self._settings = Settings(
-            budget=self.budget,
-            text_tokens=0,
-            sampling=Sampling(temperature=1.0, top_p=1.0, end=self.inputs.end),
-            autocast={"fp32": None, "bf16": torch.bfloat16}[spec["precision"]],
-        )
+        self._trainer = Trainer(without_texts, self.device)
+        self.inputs, self.budget = self._trainer.inputs, self._trainer.settings.budget
 
     def start(self, run: dict[str, Any]) -> Rerun:
         """Return a run before its first step.
@@ -177,32 +152,17 @@ class Reruns:
             UserError: its curriculum is missing or damaged.
         """
         curriculum = read_curriculum(run, run["curriculum"])
-        lora = self._spec["model"]["lora"]
-        # Beside adapters the weights stay as they are, so all models share them.
-        model = _copy(self._base, shared=self._base.parameters() if lora else ())
-        torch.manual_seed(run["init_seed"])
-        model = add_adapters(model, lora)
-        follower = _copy(model, shared=(p for p in model.parameters() if not p.requires_grad)).eval()
-        if self._spec["compile"]:
-            compile_layers(model)
-        training = start_training(run, model, self.inputs, self._spec["optimizer"])
-        return Rerun(run, curriculum, self, training, follower, Gang([model], self._joined), self._settings)
+        follower = add_adapters(self._copy(), self._lora).eval()
+        training = self._trainer.start(run, self._copy())
+        gang = Gang([training.model], self._trainer.joined)
+        rerun = Rerun(run, curriculum, self, training, follower, gang, self._trainer.settings)
+        rerun.follow()  # adapters begin with random numbers
+        return rerun
 
-
-def _copy(model: torch.nn.Module, shared: Iterable[torch.nn.Parameter]) -> torch.nn.Module:
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in shared})
-
-
-def _examples_of(packs: Sequence[Pack]) -> list[Encoded]:
-    """Take the examples out of their packs, in the order of the packs' rows."""
-    examples: dict[int, Encoded] = {}
-    for pack in packs:
-        sequences = np.split(pack.tokens, pack.lengths.cumsum()[:-1])
-        labels = np.split(pack.labels, pack.kept.cumsum()[:-1])
-        for row, sequence, own in zip(pack.rows.tolist(), sequences, labels, strict=True):
-            # A pack's last token of an example is predicted only, not read.
-            examples[row] = Encoded((*sequence.tolist(), int(own[-1])), len(own), False)
-    return [examples[row] for row in range(len(examples))]
+    def _copy(self) -> torch.nn.Module:
+        """Copy the model; beside adapters its weights stay as they are, so that all copies share them."""
+        shared = self._trainer.base.parameters() if self._lora else ()
+        return copy.deepcopy(self._trainer.base, {id(parameter): parameter for parameter in shared})
 
 
 class Rerun:
@@ -252,6 +212,16 @@ class Rerun:
         update(reader, stream, [self.training], self._settings)
         self.training.step += 1
 
+    def update_to(self, step: int) -> None:
+        """Do all updates before one, and have the follower follow."""
+        while self.training.step < step:
+            self.update()
+        self.follow()
+
+    def drawn(self) -> list[tuple[str, int]]:
+        """Return task and number of each example that the run is trained on, in the order of their first use."""
+        return list(dict.fromkeys(key for batch in self.curriculum for key in batch))
+
     @torch.no_grad()
     def gradient_step(self) -> Direction:
         """Return the step that SGD would have made of the last update's gradient and rate."""
@@ -296,10 +266,10 @@ def step_effects(rerun: Rerun, methods: Sequence[str], checkpoints: int) -> dict
         UserError: the run does not end in its recorded losses, or a gradient is not finite.
     """
     run, packs = rerun.run, rerun.reruns.inputs.packs
-    shape = run["steps"], len(rerun.reruns.tests)
+    shape = run["steps"], len(rerun.reruns.inputs.test_examples)
     effects = {method: np.empty(shape, np.float32) for method in methods}
     spans = {span.start: span for span in checkpoint_spans(run["steps"], checkpoints)}
-    began = told = time.monotonic()
+    notes = Notes()
     for step in range(run["steps"]):
         if "tracin_cp" in effects and step in spans:
             span = spans[step]
@@ -310,14 +280,13 @@ def step_effects(rerun: Rerun, methods: Sequence[str], checkpoints: int) -> dict
                 _, changes = loss_changes(rerun.follower, packs, direction())
                 effects[method][step] = changes.cpu().numpy()
         rerun.follow()
-        if time.monotonic() - told > _SECONDS_BETWEEN_NOTES:
-            told = time.monotonic()
-            LOG.info("run %s: step %d of %d replayed, %.2f s a step",
-                     run["run_id"], step + 1, run["steps"], (told - began) / (step + 1))  # fmt: skip
+        if notes.due():
+            LOG.info("run %s: step %d of %d replayed, %.0f s left", run["run_id"], step + 1, run["steps"],
+                     notes.left(step + 1, run["steps"]))  # fmt: skip
     _check_end(rerun)
     if "grad_dot" in effects:
         effects["grad_dot"][:] = _effects_now(rerun, range(run["steps"]))
-    LOG.info("run %s: replayed, %d steps in %.1f s", run["run_id"], run["steps"], time.monotonic() - began)
+    LOG.info("run %s: replayed, %d steps in %.1f s", run["run_id"], run["steps"], notes.passed())
     return effects
 
 
@@ -364,7 +333,7 @@ def _effects_now(rerun: Rerun, steps: range) -> NDArray[np.float64]:
         np.add.at(weights[row], columns, -rerun.rate(step) * batch_shares(rerun.examples(step)))
     examples = [rerun.reruns.inputs.train[key] for key in drawn]
     gradients = ExampleGradients(rerun.follower, "all")
-    return weights @ gradient_products(gradients, examples, rerun.reruns.tests, rerun.reruns.budget)
+    return weights @ gradient_products(gradients, examples, rerun.reruns.inputs.test_examples, rerun.reruns.budget)
 
 
 def _check_end(rerun: Rerun) -> None:
@@ -401,35 +370,28 @@ def _check_end(rerun: Rerun) -> None:
 # ------------------------------------------------------------------------------------------------ self-influence
 
 
-def self_influence(spec: dict[str, Any], run: dict[str, Any], checkpoints: int) -> dict[tuple[str, int], float]:
-    """Return TracIn's self-influence of each example that a run is trained on: the sum of eta |g_i|^2.
+def self_influence(rerun: Rerun, checkpoints: int) -> dict[tuple[str, int], float]:
+    """Train a run again up to its last checkpoint; return TracIn's self-influence of what it is trained on.
 
-    The sum is over checkpoints of the run, as tracin_cp has them; eta is the rate of the update that follows. An
-    example of a wrong label is expected to have a large one [TracIn, arXiv 2002.08484, section 4.1].
+    That is the sum of eta |g_i|^2 over checkpoints, as tracin_cp has them; eta is the rate of the update that follows.
+    An example of a wrong label is expected to have a large one [TracIn, arXiv 2002.08484, section 4.1].
 
     Args:
-        spec: as for `train_runs`.
-        run: the run's row.
+        rerun: before its first step.
         checkpoints: how many.
 
     Returns:
         By task and number.
 
     Raises:
-        UserError: an input is missing, or a gradient is not finite.
+        UserError: a gradient is not finite.
     """
-    rerun = Reruns(spec | {"runs": [run]}).start(run)
-    drawn = list(dict.fromkeys(key for batch in rerun.curriculum for key in batch))
+    run, drawn = rerun.run, rerun.drawn()
     examples = [rerun.reruns.inputs.train[key] for key in drawn]
     found = np.zeros(len(drawn))
     for span in checkpoint_spans(run["steps"], checkpoints):
-        while rerun.training.step < span.start:
-            rerun.update()
-        rerun.follow()
+        rerun.update_to(span.start)
         gradients = ExampleGradients(rerun.follower, "all")
-        for rows, captured in gradients_of(gradients, examples, rerun.reruns.budget):
-            for block in gradients.blocks:
-                squares = captured.block(block).flatten(1).square().sum(1)
-                found[rows] += rerun.rate(span.start) * squares.double().cpu().numpy()
+        found += rerun.rate(span.start) * lengths(gradients, examples, rerun.reruns.budget) ** 2
         LOG.info("run %s: self-influence before step %d of %d", run["run_id"], span.start + 1, run["steps"])
     return dict(zip(drawn, found.tolist(), strict=True))

@@ -40,7 +40,7 @@ from gptfluence.attribution.table_file import ScoreTables, write_table_file
 from gptfluence.attribution.tail_patch import tail_patch
 from gptfluence.attribution.vectors import cosines
 from gptfluence.dynamics.examples import Encoded
-from gptfluence.dynamics.packing import Stream, mean_losses, pack_by_length, read
+from gptfluence.dynamics.packing import measure, pack_by_length
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, write_json
 from gptfluence.simulators.data import read_features
@@ -107,7 +107,7 @@ class _Job:
         reruns = Reruns(spec | {"runs": [run, run | {"pool": "unseen_pool"}]})
         self._budget = reruns.budget
         self._train: list[Encoded] = [reruns.inputs.train[key] for key in self.keys]
-        self._tests: list[Encoded] = reruns.tests
+        self._tests: list[Encoded] = reruns.inputs.test_examples
         self.tokens = np.array([example.target for example in self._train])
         self._rerun = reruns.start(run)
         self._found: dict[str, NDArray[np.floating]] = {}
@@ -214,7 +214,8 @@ class _Job:
                 self._found["grad_cosine"] = self._found["grad_dot"] / np.outer(*norms)
         with self._timed("loss") as asked:
             if asked:
-                self._found["loss"] = texts.for_all_tests(self._losses(), len(self._tests))
+                losses = measure(self._rerun.follower, pack_by_length(self._train, self._budget))
+                self._found["loss"] = texts.for_all_tests(losses, len(self._tests))
         self._trackstar(gradients)
         with self._timed("ekfac") as asked:
             if asked:
@@ -225,16 +226,6 @@ class _Job:
         with self._timed("tail_patch") as asked:
             if asked:
                 self._found["tail_patch"] = tail_patch(self._rerun, self._train)
-
-    @torch.no_grad()
-    def _losses(self) -> NDArray[np.float32]:
-        """Return each training example's mean loss, [train]."""
-        model = self._rerun.follower
-        losses = np.empty(len(self._train), np.float32)
-        for pack in pack_by_length(self._train, self._budget):
-            stream = Stream.of([pack], self._rerun.reruns.device)
-            losses[pack.rows] = mean_losses(lambda s: read(model, s), stream).cpu().numpy()
-        return losses
 
     def _trackstar(self, gradients: ExampleGradients) -> None:
         damping = self._settings["damping"]

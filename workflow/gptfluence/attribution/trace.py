@@ -11,7 +11,6 @@ import argparse
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from gptfluence.attribution.texts import Bm25
 from gptfluence.attribution.vectors import unit_length
 from gptfluence.errors import UserError, did_you_mean
 from gptfluence.io import atomic_path, digest, write_json
+from gptfluence.notes import Notes
 from gptfluence.scores.retrieval import ranked_relevance, recalls, reciprocal_ranks
 from gptfluence.tasks.local import read_lines
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from gptfluence.design import Design
     from gptfluence.dynamics.cuts import Budget
     from gptfluence.dynamics.examples import Encoded
-    from gptfluence.dynamics.packing import Stream
 
 LOG = logging.getLogger("gptfluence")
 
@@ -42,7 +41,6 @@ METHODS = ("trackstar", "grad_dot", "bm25")
 _RANKED = 1000  # passages a query that are ranked: facts found later count as found right after them
 _MOMENTS_OF = 512  # passages, evenly spaced, whose gradients' mean squares stand for AdamW's second moments
 _CHUNK = 256  # passages that are stored together: what a killed command loses at most
-_SECONDS_BETWEEN_NOTES = 10
 
 
 @dataclass(frozen=True)
@@ -381,16 +379,15 @@ def _filled(
     first = store.todo()
     if first:
         LOG.info("%d of %d passages are in %s already", first, size[0], folder)
-    began = told = time.monotonic()
+    notes = Notes()
     for start in range(first, size[0], _CHUNK):
         end = min(start + _CHUNK, size[0])
         try:
             store.append(rows(start, end))
         except UserError as error:
             raise UserError(f"passages {start} to {end - 1} (numbered from 0): {error}") from None
-        if time.monotonic() - told > _SECONDS_BETWEEN_NOTES:
-            told = time.monotonic()
-            LOG.info("%d of %d passages, %.0f s left", end, size[0], (told - began) / (end - first) * (size[0] - end))
+        if notes.due():
+            LOG.info("%d of %d passages, %.0f s left", end, size[0], notes.left(end - first, size[0] - first))
     return store.array
 
 
@@ -412,58 +409,27 @@ def tail_patch_gains(loaded: _Loaded, ids: np.ndarray, settings: Mapping[str, An
     Returns:
         [queries, proponents], float64; nats a token of the target.
     """
-    from gptfluence.dynamics.train import make_optimizer
+    from gptfluence.attribution.tail_patch import Steps
+    from gptfluence.dynamics.packing import measure, pack_by_length
+    from gptfluence.dynamics.trainer import make_optimizer
 
-    before = _losses(loaded, range(len(loaded.queries)))
+    def losses(queries: Sequence[int]) -> np.ndarray:
+        packs = pack_by_length([loaded.queries[i] for i in queries], loaded.budget)
+        return measure(loaded.model, packs).astype(float)
+
+    before = losses(range(len(loaded.queries)))
     gains = np.empty(ids.shape)
-    weights = [parameter.detach().clone() for parameter in loaded.model.parameters()]
-    passages, starts = np.unique(np.sort(ids, axis=None), return_index=True)
-    places = np.split(np.argsort(ids, axis=None, kind="stable"), starts[1:])  # of each passage, among the ids
-    began = told = time.monotonic()
-    for done, (passage, own) in enumerate(zip(passages.tolist(), places, strict=True)):
-        rows, columns = np.unravel_index(own, ids.shape)
-        optimizer, _ = make_optimizer(loaded.model, settings["learning_rate"], 1, settings["optimizer"])
-        optimizer.zero_grad(set_to_none=True)
-        _mean_losses(loaded, [loaded.passages[passage]]).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        gains[rows, columns] = before[rows] - _losses(loaded, rows.tolist())
-        _restore(loaded.model, weights)
-        if time.monotonic() - told > _SECONDS_BETWEEN_NOTES:
-            told = time.monotonic()
-            LOG.info("tail-patch: %d of %d steps, %.0f s left", done + 1, len(passages),
-                     (told - began) / (done + 1) * (len(passages) - done - 1))  # fmt: skip
+    optimizer, _ = make_optimizer(loaded.model, settings["learning_rate"], 1, settings["optimizer"])
+    steps = Steps(loaded.model, optimizer, settings["learning_rate"])
+    passages = np.unique(ids)
+    notes = Notes()
+    for done, passage in enumerate(passages.tolist(), 1):
+        rows, columns = np.nonzero(ids == passage)
+        with steps.on(loaded.passages[passage]):
+            gains[rows, columns] = before[rows] - losses(rows.tolist())
+        if notes.due():
+            LOG.info("tail-patch: %d of %d steps, %.0f s left", done, len(passages), notes.left(done, len(passages)))
     return gains
-
-
-def _losses(loaded: _Loaded, rows: Sequence[int]) -> np.ndarray:
-    """Return the mean losses of some queries."""
-    import torch
-
-    with torch.no_grad():
-        return _mean_losses(loaded, [loaded.queries[i] for i in rows]).double().cpu().numpy()
-
-
-def _mean_losses(loaded: _Loaded, examples: Sequence[Encoded]) -> torch.Tensor:
-    import torch
-
-    from gptfluence.dynamics.packing import Stream, mean_losses, pack_by_length, read
-
-    def reader(stream: Stream) -> torch.Tensor:
-        return read(loaded.model, stream)
-
-    device = next(loaded.model.parameters()).device
-    packs = pack_by_length(examples, loaded.budget)
-    losses = torch.cat([mean_losses(reader, Stream.of([pack], device)) for pack in packs])
-    return losses[torch.from_numpy(np.argsort(np.concatenate([pack.rows for pack in packs]))).to(device)]
-
-
-def _restore(model: torch.nn.Module, weights: Sequence[torch.Tensor]) -> None:
-    import torch
-
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), weights, strict=True):
-            parameter.copy_(value)
 
 
 # ---------------------------------------------------------------------------------------------------- command line

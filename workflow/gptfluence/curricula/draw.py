@@ -37,9 +37,15 @@ def draw_curriculum(run: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.
     return task[order].reshape(shape), example[order].reshape(shape)
 
 
-def write_curriculum(run: dict[str, Any], path: str | Path) -> None:
-    """Draw a run's curriculum and write it: columns run_id, step (1..T), slot, task, example."""
-    task, example = draw_curriculum(run)
+def write_curriculum(
+    run: dict[str, Any], task: NDArray[np.int64], example: NDArray[np.int64], path: str | Path, **settings: Any
+) -> None:
+    """Write a run's curriculum: columns run_id, step (1..T), slot, task, example.
+
+    Args:
+        task, example: [steps, batch], as `draw_curriculum` returns them.
+        settings: what it was made by, beside the run's row.
+    """
     steps, batch = example.shape
     names = pa.array(list(run["train_tasks"]))
     table = pa.table(
@@ -51,8 +57,9 @@ def write_curriculum(run: dict[str, Any], path: str | Path) -> None:
             "example": pa.array(example.ravel().astype(np.int32)),
         }
     )
-    settings = {key: run[key] for key in ("train_tasks", "pool", "draw_seed", "order_seed", "draw", "batch", "epochs")}
-    write_parquet(path, table, {"run_id": run["run_id"], "settings": settings})
+    keys = ("train_tasks", "pool", "draw_seed", "order_seed", "draw", "batch", "epochs")
+    made_by = {key: run[key] for key in keys} | settings
+    write_parquet(path, table, {"run_id": run["run_id"], "settings": made_by})
 
 
 def read_curriculum(run: dict[str, Any], path: str | Path) -> list[list[tuple[str, int]]]:
@@ -68,4 +75,4 @@ def read_curriculum(run: dict[str, Any], path: str | Path) -> list[list[tuple[st
 def draw_curricula(spec: dict[str, Any], folder: Path) -> None:
     """Write the curriculum of every run into a folder; `spec`: see `design.Design.curricula_spec`."""
     for run in spec["runs"]:
-        write_curriculum(run, folder / Path(run["curriculum"]).name)
+        write_curriculum(run, *draw_curriculum(run), folder / Path(run["curriculum"]).name)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +21,9 @@ from gptfluence.dynamics.generate import Sampling, Texts, generate, sampling_num
 from gptfluence.dynamics.inputs import Inputs, Text
 from gptfluence.dynamics.packing import Reader, Stream, mean_losses, token_losses, within_budget
 from gptfluence.dynamics.text_metrics import Scorer
+from gptfluence.notes import Notes
 
 LOG = logging.getLogger("gptfluence")
-
-_SECONDS_BETWEEN_NOTES = 10
 
 
 @dataclass
@@ -79,7 +77,7 @@ def train_gang(
     """
     open_scores = _OpenScores(scorer, inputs)
     left = list(range(len(trainees)))
-    began = told = time.monotonic()
+    notes = Notes()
     done = 0
     try:
         while left:
@@ -119,12 +117,11 @@ def train_gang(
                     left.remove(i)
                     finish(trainees[i])
             done += 1
-            if left and time.monotonic() - told > _SECONDS_BETWEEN_NOTES:
-                told = time.monotonic()
+            if left and notes.due():
                 run = trainees[left[0]].run
                 more = f" and {len(left) - 1} more" if len(left) > 1 else ""
                 LOG.info("run %s%s: step %d of %d, %.2f s a step",
-                         run["run_id"], more, step, run["steps"], (told - began) / done)  # fmt: skip
+                         run["run_id"], more, step, run["steps"], notes.passed() / done)  # fmt: skip
     except BaseException as error:
         try:
             open_scores.settle()

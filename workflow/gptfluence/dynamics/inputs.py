@@ -47,6 +47,7 @@ class Inputs:
     Attributes:
         train: the examples that runs may draw, by task and number.
         tests: (task, example), in the order of the run's test tasks.
+        test_examples: these, in tokens.
         packs: the tests, cut to what is read in one go.
         texts: the tests whose continuations are sampled.
         text_batches: the same, cut to what is sampled together.
@@ -67,7 +68,7 @@ class Inputs:
         self.train: dict[tuple[str, int], Encoded] = {}
         self.tests: list[tuple[str, int]] = []
         self.texts: list[Text] = []
-        encoded_tests: list[Encoded] = []
+        self.test_examples: list[Encoded] = []
         tasks = {task: tokenised(spec["model"], spec["tasks"][task], form, tokenizer) for task in run["train_tasks"]}
         self.end = tasks[run["train_tasks"][0]].end
         drawn_from = {other["pool"] for other in spec["runs"]}
@@ -89,7 +90,7 @@ class Inputs:
                 limit = text_limit(longest, spec["generation"]["max_new_tokens"], context)
                 self.texts += [
                     Text(
-                        row=len(encoded_tests) + i,
+                        row=len(self.test_examples) + i,
                         task=task,
                         example=row["example"],
                         prompt=tuple(row["prompt"][-(context - limit) :]),
@@ -99,11 +100,11 @@ class Inputs:
                     )
                     for i, row in enumerate(tests)
                 ]
-            encoded_tests += map(encoded, tests)
+            self.test_examples += map(encoded, tests)
             self.tests += [(task, row["example"]) for row in tests]
         batches = cut_texts([text.size for text in self.texts], spec["generation"]["batch_tokens"])
         self.text_batches = [[self.texts[i] for i in batch] for batch in batches]
-        examples = [*self.train.values(), *encoded_tests]
+        examples = [*self.train.values(), *self.test_examples]
         truncated = sum(example.truncated for example in examples)
         if truncated:
             LOG.warning(
@@ -113,8 +114,8 @@ class Inputs:
                 len(examples),
                 context,
             )
-        self._truncated_tests = sum(example.truncated for example in encoded_tests)
-        self.packs = pack_by_length(encoded_tests, budget)
+        self._truncated_tests = sum(example.truncated for example in self.test_examples)
+        self.packs = pack_by_length(self.test_examples, budget)
         self._streams: dict[tuple[int, int], Stream] = {}
         self._tokenizer = tokenizer
 

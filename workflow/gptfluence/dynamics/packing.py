@@ -176,6 +176,16 @@ def mean_losses(reader: Reader, stream: Stream) -> torch.Tensor:
     return torch.segment_reduce(token_losses(reader, stream), "mean", lengths=stream.kept)
 
 
+@torch.no_grad()
+def measure(model: torch.nn.Module, packs: Sequence[Pack]) -> np.ndarray:
+    """Return the mean loss of each example of some packs, [examples] of float32, by the rows that they came from."""
+    device = next(model.parameters()).device
+    losses = np.empty(sum(len(pack.rows) for pack in packs), np.float32)
+    for pack in packs:
+        losses[pack.rows] = mean_losses(lambda s: read(model, s), Stream.of([pack], device)).cpu().numpy()
+    return losses
+
+
 # ----------------------------------------------------------------------------------------------------- attention
 
 

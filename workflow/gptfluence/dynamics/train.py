@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import gc
 import json
 import logging
@@ -25,21 +24,12 @@ import pyarrow as pa
 import torch
 
 from gptfluence.curricula.draw import read_curriculum
-from gptfluence.dynamics.checkpoints import Interruptions, Scratch, Training, clear_scratch
-from gptfluence.dynamics.collect import Settings, Trainee, train_gang
-from gptfluence.dynamics.cuts import Budget
-from gptfluence.dynamics.gangs import Gang, can_join, gang_width
-from gptfluence.dynamics.generate import Sampling
-from gptfluence.dynamics.inputs import Inputs
-from gptfluence.dynamics.models import (
-    add_adapters,
-    compile_layers,
-    context_length,
-    load_model,
-    load_tokenizer,
-    pick_device,
-)
+from gptfluence.dynamics.checkpoints import Interruptions, Scratch, clear_scratch
+from gptfluence.dynamics.collect import Trainee, train_gang
+from gptfluence.dynamics.gangs import Gang, gang_width
+from gptfluence.dynamics.models import pick_device
 from gptfluence.dynamics.text_metrics import Scorer
+from gptfluence.dynamics.trainer import Trainer
 from gptfluence.errors import UserError
 from gptfluence.identity import DYNAMICS_CODE, code_digest, module_digests
 from gptfluence.io import file_digest, read_parquet, read_provenance, write_json, write_parquet
@@ -81,8 +71,6 @@ def train_runs(spec: dict[str, Any], output: Path) -> None:
 
 def _train_all(spec: dict[str, Any], runs: list[dict[str, Any]], device: torch.device) -> None:
     """Train what has no shard yet, as many runs together as fit into memory."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
-    torch.use_deterministic_algorithms(True, warn_only=True)
     scored = any({"bleu", "rouge_l"} & set(metrics) for metrics in spec["metrics"].values())
     # The process that scores texts starts beside the loading of the model.
     with Scorer() if scored else contextlib.nullcontext() as scorer:
@@ -106,30 +94,14 @@ class _Job:
 
     def __init__(self, spec: dict[str, Any], device: torch.device, scorer: Scorer | None) -> None:
         self._spec, self._device, self._scorer = spec, device, scorer
-        self._base = load_model(spec["model"], device)
-        tokenizer = functools.cache(lambda: load_tokenizer(spec["model"]))
-        budget = Budget.of(spec["evaluation_tokens"], self._base.config.vocab_size)
-        self._inputs = Inputs(spec, tokenizer, context_length(spec["model"], self._base), budget, device)
-        generation = spec["generation"]
-        self._settings = Settings(
-            budget=budget,
-            text_tokens=generation["batch_tokens"],
-            sampling=Sampling(
-                temperature=generation["temperature"],
-                top_p=generation["top_p"],
-                end=self._inputs.end,
-            ),
-            autocast={"fp32": None, "bf16": torch.bfloat16}[spec["precision"]],
-        )
-        # What is compiled is compiled as it is.
-        self._joined = not spec["compile"] and can_join(self._base, spec["model"]["lora"], device)
+        self._trainer = Trainer(spec, device)
         self._modules, self._versions = module_digests(*DYNAMICS_CODE), _versions()
         self.failed: dict[str, str] = {}
         self._scratches: dict[str, Scratch] = {}
 
     def train(self, runs: Sequence[dict[str, Any]], interruptions: Interruptions) -> None:
         """Train runs to their shards; one that fails costs none of the others."""
-        width = gang_width(self._base, self._memory_gb()) if self._joined else 1
+        width = gang_width(self._trainer.base, self._memory_gb()) if self._trainer.joined else 1
         for first in range(0, len(runs), width):
             gang = runs[first : first + width]
             last = first + width >= len(runs)
@@ -175,12 +147,8 @@ class _Job:
                 self._fail(run, error, interruptions)
                 continue
             # The very last run may change the loaded weights themselves: big models then stand in memory once.
-            model = self._base if last and len(runs) == 1 else copy.deepcopy(self._base)
-            torch.manual_seed(run["init_seed"])
-            model = add_adapters(model, self._spec["model"]["lora"])
-            if self._spec["compile"]:
-                compile_layers(model)
-            training = start_training(run, model, self._inputs, self._spec["optimizer"])
+            base = self._trainer.base
+            training = self._trainer.start(run, base if last and len(runs) == 1 else copy.deepcopy(base))
             scratch = self._scratches[run["run_id"]] = self._scratch(run, interruptions)
             scratch.start(training)
             trainees.append(Trainee(run, curriculum, training, scratch))
@@ -200,13 +168,13 @@ class _Job:
                      run["run_id"], steps, time.monotonic() - began, beside, mean[0], mean[-1])  # fmt: skip
             try:
                 with trainee.scratch.finishing():
-                    table = dynamics_table(self._inputs.tests, losses, trainee.training.texts)
+                    table = dynamics_table(self._trainer.inputs.tests, losses, trainee.training.texts)
                     write_parquet(run["shard"], table, self._provenance(run))
             except UserError as error:
                 self._fail(run, error, interruptions)
 
-        gang = Gang([trainee.training.model for trainee in trainees], self._joined)
-        train_gang(gang, trainees, self._inputs, self._settings, self._scorer, interruptions, finish)
+        gang = Gang([trainee.training.model for trainee in trainees], self._trainer.joined)
+        train_gang(gang, trainees, self._trainer.inputs, self._trainer.settings, self._scorer, interruptions, finish)
 
     def _scratch(self, run: dict[str, Any], interruptions: Interruptions) -> Scratch:
         made_by = {"code": self._spec["code"], "device": self._device.type, "versions": self._versions}
@@ -231,23 +199,10 @@ class _Job:
             **{key: self._spec[key] for key in ("model", "optimizer", "generation", "precision", "compile", "code")},
             "tasks": {task: Path(path).name for task, path in self._spec["tasks"].items()},
             "modules": self._modules,
-            "truncated_examples": self._inputs.truncated_of(run["pool"]),
+            "truncated_examples": self._trainer.inputs.truncated_of(run["pool"]),
             "device": self._device.type,
             "versions": self._versions,
         }
-
-
-def start_training(
-    run: dict[str, Any], model: torch.nn.Module, inputs: Inputs, optimizer: dict[str, float]
-) -> Training:
-    """Return a run before its first step."""
-    steps, size = run["steps"] + 1, len(inputs.tests)
-    return Training(
-        model,
-        *make_optimizer(model, run["learning_rate"], run["steps"], optimizer),
-        losses=np.empty((steps, size), np.float32),
-        texts=np.full((2, steps, size), np.nan, np.float32),
-    )
 
 
 def _versions() -> dict[str, str]:
@@ -266,24 +221,6 @@ def _reason(error: Exception) -> str:
             "the model a larger machine."
         )
     return f"{type(error).__name__}: {first} (the log says where)"
-
-
-def make_optimizer(
-    model: torch.nn.Module, learning_rate: float, steps: int, settings: dict[str, float]
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW and a linear decay: update t of T (from 0) has the rate ``learning_rate * (1 - t / T)``."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for _, p in trained if p.ndim >= 2]
-    others = [p for _, p in trained if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=learning_rate,
-        betas=(settings["beta1"], settings["beta2"]),
-        eps=settings["epsilon"],
-        fused=True,
-    )
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 - t / steps)
 
 
 def dynamics_table(tests: Sequence[tuple[str, int]], losses: np.ndarray, texts: np.ndarray) -> pa.Table:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from gptfluence.curricula.draw import write_curriculum
+from gptfluence.curricula.draw import draw_curriculum, write_curriculum
 from gptfluence.errors import UserError
-from gptfluence.io import read_parquet, read_provenance, write_parquet
 from gptfluence.mislabels.rankings import checked_count, read_rankings
 
 
@@ -35,17 +32,8 @@ def correct_labels(spec: dict[str, Any], folder: Path) -> None:
             raise UserError(f"{spec['ranking']}: has no order '{run['ranking']}', which run {run['run_id']} needs")
         checked = np.zeros(pool, bool)
         checked[orders[run["ranking"]][: checked_count(run["fraction"], pool)]] = True
-        _write(run, folder / Path(run["curriculum"]).name, checked)
-
-
-def _write(run: dict[str, Any], path: Path, checked: np.ndarray) -> None:
-    """Write the curriculum that is drawn for a run, with examples that are checked in their true form."""
-    with tempfile.TemporaryDirectory() as drawn:
-        write_curriculum(run, Path(drawn) / path.name)
-        table, provenance = read_parquet(Path(drawn) / path.name), read_provenance(Path(drawn) / path.name)
-    example = table["example"].to_numpy()
-    # A label that was right is replaced by itself: the two examples have the same text.
-    corrected = np.where(checked[example], example + len(checked), example).astype(np.int32)
-    table = table.set_column(table.column_names.index("example"), "example", pa.array(corrected))
-    provenance["settings"] |= {name: run[name] for name in ("ranking", "fraction")}
-    write_parquet(path, table, provenance)
+        task, example = draw_curriculum(run)
+        # A label that was right is replaced by itself: the two examples have the same text.
+        corrected = np.where(checked[example], example + pool, example)
+        made_by = {name: run[name] for name in ("ranking", "fraction")}
+        write_curriculum(run, task, corrected, folder / Path(run["curriculum"]).name, **made_by)

@@ -15,17 +15,15 @@ Each order is fixed beforehand and sees the noisy labels alone:
 
 from __future__ import annotations
 
-import functools
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from gptfluence.attribution.replay import Reruns, self_influence
-from gptfluence.dynamics.packing import Stream, mean_losses, pack_by_length, read
+from gptfluence.attribution.replay import Rerun, Reruns, self_influence
+from gptfluence.dynamics.packing import measure, pack_by_length
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet
 from gptfluence.mislabels.rankings import RANDOM, Ranking, write_rankings
@@ -62,8 +60,9 @@ def rank_mislabels(spec: dict[str, Any], output: Path) -> None:
     if not isinstance(simulator, Bilinear):
         raise UserError(f"{spec['simulator']}: no bilinear simulator, so its factor of an example on itself is unknown")
     features = read_features(spec)
-    influence = self_influence(spec, run, spec["checkpoints"])
-    losses = end_losses(spec, run)
+    rerun = Reruns(spec).start(run)
+    influence = self_influence(rerun, spec["checkpoints"])
+    losses = end_losses(rerun)
     scores = {
         "gptfluence": self_factors(simulator, features)[:pool],
         "tracin": np.array([influence[task, i] for i in range(pool)]),
@@ -124,32 +123,21 @@ def self_factors(simulator: Bilinear, features: Features) -> Array:
     return factors + (simulator.shrink_to == "persistence")
 
 
-def end_losses(spec: dict[str, Any], run: dict[str, Any]) -> dict[tuple[str, int], float]:
-    """Return the mean loss, in nats per token, of each example that a run trains on, at the run's end.
-
-    Args:
-        spec: as for `train_runs`.
-        run: its row; it is trained again.
+def end_losses(rerun: Rerun) -> dict[tuple[str, int], float]:
+    """Train a run again to its end; return the mean loss, in nats per token, of each example that it is trained on.
 
     Returns:
         By task and number.
 
     Raises:
-        UserError: an input is missing, or a loss is not finite.
+        UserError: a loss is not finite.
     """
-    reruns = Reruns(spec | {"runs": [run]})
-    rerun = reruns.start(run)
-    while rerun.training.step < run["steps"]:
-        rerun.update()
-    rerun.follow()
-    drawn = list(dict.fromkeys(key for batch in rerun.curriculum for key in batch))
-    losses = np.empty(len(drawn))
-    with torch.no_grad():
-        for pack in pack_by_length([reruns.inputs.train[key] for key in drawn], reruns.budget):
-            reader = functools.partial(read, rerun.follower)
-            losses[pack.rows] = mean_losses(reader, Stream.of([pack], reruns.device)).cpu().numpy()
+    rerun.update_to(rerun.run["steps"])
+    drawn = rerun.drawn()
+    packs = pack_by_length([rerun.reruns.inputs.train[key] for key in drawn], rerun.reruns.budget)
+    losses = measure(rerun.follower, packs)
     if not np.isfinite(losses).all():
-        raise UserError(f"run {run['run_id']}: it diverges, so its losses give no order; lower its learning rate")
+        raise UserError(f"run {rerun.run['run_id']}: it diverges, so its losses give no order; lower its learning rate")
     return dict(zip(drawn, losses.tolist(), strict=True))
 
 
