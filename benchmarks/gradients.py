@@ -46,32 +46,22 @@ from gptfluence.attribution.hooks import ExampleGradients, Parameters, gradient_
 from gptfluence.dynamics import packing
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
+from gpts import random_gpt
+from transformers import PreTrainedModel
 
 # layers, width, heads, vocabulary
 SIZES: dict[str, tuple[int, int, int, int]] = {"0.17m": (2, 64, 4, 512), "1.3m": (4, 128, 4, 2048)}
 TRAIN, TEST = 200, 100
 BUDGET = 4096
 BERGSON_TOKENS = 2048
+STACKED = 50
 REPEATS = 5
 CORPORA = (200, 400, 800)
 
 
 def load(size: str, attention: str = packing.NAME) -> PreTrainedModel:
     """Return a model in evaluation mode."""
-    torch.set_num_threads(1)
-    layers, width, heads, vocabulary = SIZES[size]
-    torch.manual_seed(1)
-    config = GPTNeoXConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=128,
-        attn_implementation=attention,
-    )
-    return GPTNeoXForCausalLM(config).eval()
+    return random_gpt(*SIZES[size], max_position_embeddings=128, attn_implementation=attention)
 
 
 def examples(size: str, count: int, seed: int) -> list[Encoded]:
@@ -94,8 +84,10 @@ def ours(size: str, parameters: Parameters, train: list[Encoded], test: list[Enc
     return lambda: gradient_products(gradients, train, test, budget)
 
 
-def loop(size: str, parameters: Parameters, train: list[Encoded], test: list[Encoded]) -> Callable[[], np.ndarray]:
-    """Return what calls autograd for one example at a time, as one would first write it."""
+def loop(
+    size: str, parameters: Parameters, train: list[Encoded], test: list[Encoded], stacked: int
+) -> Callable[[], np.ndarray]:
+    """Return what calls autograd for one example at a time, and multiplies so many training gradients at once."""
     model = load(size, "sdpa")
     names = {block.name for block in ExampleGradients(model, parameters).blocks}
     weights = [weight.requires_grad_(name in names) for name, weight in model.named_parameters()]
@@ -107,10 +99,16 @@ def loop(size: str, parameters: Parameters, train: list[Encoded], test: list[Enc
         loss = torch.nn.functional.cross_entropy(logits, tokens[0, -example.target :])
         return [part.flatten() for part in torch.autograd.grad(loss, weights)]
 
+    def gradients(some: list[Encoded]) -> list[torch.Tensor]:
+        return [torch.stack(parts) for parts in zip(*map(gradient, some), strict=True)]
+
     def run() -> np.ndarray:
-        tests = [torch.stack(parts) for parts in zip(*map(gradient, test), strict=True)]
+        tests = gradients(test)
         # One parameter at a time: sums over a million numbers in fp32 would be off by 1e-4.
-        return np.stack([sum(map(torch.mv, tests, gradient(example))).numpy() for example in train])
+        return np.concatenate([
+            sum(own @ other.T for own, other in zip(gradients(train[i : i + stacked]), tests, strict=True)).numpy()
+            for i in range(0, len(train), stacked)
+        ])  # fmt: skip
 
     return run
 
@@ -306,8 +304,10 @@ def hooks() -> None:
     for size in SIZES:
         train, test = examples(size, TRAIN, 1), examples(size, TEST, 2)
         for parameters in ("linear", "all"):
-            compare(f"hooks_{size}_{parameters}", ours(size, parameters, train, test),
-                    loop(size, parameters, train, test), other_is="autograd, one example at a time")  # fmt: skip
+            for name, stacked in (("", 1), ("_stacked", STACKED)):
+                compare(f"hooks_{size}_{parameters}{name}", ours(size, parameters, train, test),
+                        loop(size, parameters, train, test, stacked),
+                        other_is=f"autograd of one example at a time, {stacked} multiplied at once")  # fmt: skip
         name = f"hooks_{size}_bergson"
         if importlib.util.find_spec("bergson") is None:
             report({"name": name, "skipped": "bergson is not installed"})
