@@ -29,7 +29,7 @@ real: .venv/ready
 	$(call run_real,real)
 	$(call run_real,smollm2)
 	cp build/real/results/tables/*.md build/real/results/tables/*.csv build/real/results/figures/*.png results/real/real
-	cd build/smollm2/results && cp tables/table_[24].md tables/table_[24].csv figures/figure_2.png $(CURDIR)/results/real/smollm2
+	cd build/smollm2/results && cp tables/table_[24].md tables/table_[24].csv figures/figure_[27].png $(CURDIR)/results/real/smollm2
 
 define run_real
 mkdir -p results/real/$(1)
