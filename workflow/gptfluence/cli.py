@@ -35,6 +35,7 @@ COMMANDS = {
     "encode_examples": "simulators.encode",
     "sketch_gradients": "attribution.sketch",
     "attribute_examples": "attribution.tables",
+    "measure_kernels": "attribution.gradient_kernels",
     "replay_runs": "attribution.replay",
     "fit_simulator": "simulators.fit",
     "simulate_runs": "simulators.simulate",

@@ -58,6 +58,8 @@ FIGURES = {
 FIGURE_FORMS = ("pdf", "png")
 REPLAYED = ("held_out", "unseen")
 """Splits of the runs that are replayed: those that are simulated."""
+GRADIENT_RESPONSE = "gradient_response"
+"""Kind of the simulators that are made of gradient kernels."""
 RANKING_METHOD = "gptfluence"
 """The simulator whose self factors rank examples that may be mislabelled."""
 PUBLISHED = PACKAGE / "paper" / "published.csv"
@@ -105,6 +107,10 @@ class Design:
         """Path of what each method of `table_file` took."""
         return str(Path(self.table_file(group)).with_suffix(".seconds.json"))
 
+    def kernels_file(self, group: str) -> str:
+        """Path of the gradient kernels of every training and test example of a group."""
+        return f"results/attribution/kernels/{group}.{digest(self.kernels_spec(group))}.safetensors"
+
     def replays_file(self, gang: str) -> str:
         """Path of what gradients say of each step of a gang's held-out and unseen runs."""
         return f"results/attribution/replays/{gang}.{digest(self.replay_spec(gang))}.parquet"
@@ -150,6 +156,7 @@ class Design:
                     for group in self.attributed_groups()
                     for file in (self.table_file(group), self.seconds_file(group))
                 ),
+                *(self.kernels_file(group) for group in self.kernel_groups()),
                 *(self.replays_file(gang) for gang in self.replayed_gangs()),
             ],
             "simulators": [
@@ -204,6 +211,12 @@ class Design:
         additive = any(method["kind"] == "additive" for method in self.methods.values())
         judged = self.judged_groups()
         return [name for name, group in self.groups.items() if name in judged or (additive and group.metrics)]
+
+    @cache  # noqa: B019
+    def kernel_groups(self) -> list[str]:
+        """Every group that has gradient kernels: a simulator is made of them."""
+        needed = any(method["kind"] == GRADIENT_RESPONSE for method in self.methods.values())
+        return [name for name, group in self.groups.items() if needed and group.metrics]
 
     @cache  # noqa: B019
     def replayed_gangs(self) -> list[str]:
@@ -283,6 +296,18 @@ class Design:
             "settings": settings.model_dump(exclude={"methods", "replays", "orders"}),
             "features": self.features_file if reads_text else None,
             "code": code_digest("attribution.tables"),
+        }  # fmt: skip
+
+    def kernels_spec(self, group: str) -> dict[str, Any]:
+        """For measure_kernels: the group's first fitting run, whose checkpoints the gradients are taken at."""
+        chosen = self.groups[group]
+        return self._trained_spec([chosen.runs[0]]) | self._sizes(chosen) | {
+            "group": group,
+            "train_tasks": list(chosen.train_tasks),
+            "test_tasks": list(chosen.test_tasks),
+            "checkpoints": self.params.attribution.checkpoints,
+            "parameters": self.params.attribution.parameters,
+            "code": code_digest("attribution.gradient_kernels"),
         }  # fmt: skip
 
     def replay_spec(self, gang: str) -> dict[str, Any]:
@@ -385,6 +410,7 @@ class Design:
                 {
                     "run_id": run.run_id,
                     "split": run.split,
+                    "learning_rate": run.learning_rate,
                     "hash": run.hash,
                     "shard": run.shard,
                     "curriculum": run.curriculum,
@@ -402,7 +428,7 @@ class Design:
             "settings": {key: value for key, value in settings.items() if key != "features"},
             "features": self.features_of(group, method),
             "table": self.table_file(group) if settings["kind"] == "additive" else None,
-            "learning_rate": self.groups[group].runs[0].learning_rate,
+            "kernels": self.kernels_file(group) if settings["kind"] == GRADIENT_RESPONSE else None,
             "code": code_digest("simulators.fit"),
         }
 

@@ -300,6 +300,16 @@ class AdditiveSettings(Section):
     scale: Literal["none", "fitted"]
 
 
+class GradientResponseSettings(Section):
+    """The mean curve plus weighted responses to gradient kernels; see `simulators.gradient_response`."""
+
+    kind: Literal["gradient_response"]
+    kernels: Some[Literal["sgd", "adamw"]]
+    momenta: Some[Annotated[float, Field(ge=0, lt=1)]]
+    decays: Some[Annotated[float, Field(ge=0, le=1)]]
+    strengths: Some[PositiveFloat]
+
+
 def _method_tag(value: Any) -> str | None:
     """Tell the simulators apart: by kind, and GPTfluence's two by their head."""
     if isinstance(value, dict):
@@ -311,11 +321,14 @@ Method = Annotated[
     Annotated[SimfluenceSettings, Tag("simfluence")]
     | Annotated[BilinearSettings, Tag("bilinear")]
     | Annotated[MlpSettings, Tag("mlp")]
-    | Annotated[AdditiveSettings, Tag("additive")],
+    | Annotated[AdditiveSettings, Tag("additive")]
+    | Annotated[GradientResponseSettings, Tag("gradient_response")],
     Discriminator(
         _method_tag,
         custom_error_type="method",
-        custom_error_message="kind must be simfluence, additive, or gptfluence with head bilinear or mlp",
+        custom_error_message=(
+            "kind must be simfluence, additive, gradient_response, or gptfluence with head bilinear or mlp"
+        ),
     ),
 ]
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gptfluence.adopt import FOLDERS
+from gptfluence.arrays import read_arrays
 from gptfluence.design import FIGURES, TABLES, Design
 from gptfluence.errors import UserError
 from gptfluence.io import check_digests, write_text
@@ -25,7 +26,7 @@ _RULES = {
     "curricula": ("draw_curricula", "curricula"),
     "dynamics": ("pretrain_model", "train_runs", "dynamics"),
     "features": ("encode_examples", "sketch_gradients", "features"),
-    "attribution": ("attribute_examples", "replay_runs", "attribution"),
+    "attribution": ("attribute_examples", "measure_kernels", "replay_runs", "attribution"),
     "simulators": ("fit_simulator", "simulate_runs", "simulators"),
     "mislabels": ("rank_mislabels", "correct_labels", "retrain_corrected", "mislabels"),
     "scores": ("score_simulations",),
@@ -87,9 +88,7 @@ def drop_damaged(files: list[str]) -> list[str]:
             if file.is_dir():
                 check_digests(file)
             elif file.suffix == ".safetensors" and file.exists():
-                from gptfluence.simulators.files import load_simulator  # a second, which most stages need not
-
-                load_simulator(file)
+                read_arrays(file, "arrays")
             elif file.suffix == ".parquet" and file.exists() and file.parent in _PARQUET_FOLDERS:
                 for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
                     pass

@@ -1,5 +1,6 @@
 # Attribution: what gradients, texts and trivial rules say of the influence of each training example on each test
-# example, and what gradients say of every step of the runs that are simulated.
+# example, the gradient kernels that simulators are made of, and what gradients say of every step of the runs that are
+# simulated.
 
 
 rule attribute_examples:
@@ -20,6 +21,25 @@ rule attribute_examples:
         gpu=gpus_of_model,
     shell:
         "gptfluence attribute_examples --spec {input.spec} --output {output} --log {log}"
+
+
+rule measure_kernels:
+    input:
+        inputs_of_kernels,
+        spec=spec_of_kernels,
+    output:
+        "results/attribution/kernels/{group}.{hash}.safetensors",
+    log:
+        "logs/attribution/kernels.{group}.{hash}.log",
+    conda:
+        "../envs/gptfluence.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_of_model,
+        runtime=minutes_of_model,
+        gpu=gpus_of_model,
+    shell:
+        "gptfluence measure_kernels --spec {input.spec} --output {output} --log {log}"
 
 
 rule replay_runs:

@@ -147,6 +147,11 @@ def spec_of_attribution(wildcards):
     return fixed_spec(DESIGN.attribute_spec(wildcards.group), wildcards, planned)
 
 
+def spec_of_kernels(wildcards):
+    planned = DESIGN.kernels_file(wildcards.group)
+    return fixed_spec(DESIGN.kernels_spec(wildcards.group), wildcards, planned)
+
+
 def spec_of_replays(wildcards):
     planned = DESIGN.replays_file(wildcards.gang)
     return fixed_spec(DESIGN.replay_spec(wildcards.gang), wildcards, planned)
@@ -244,6 +249,13 @@ def inputs_of_attribution(wildcards):
     return inputs(files, DESIGN.table_file(wildcards.group))
 
 
+def inputs_of_kernels(wildcards):
+    spec = DESIGN.kernels_spec(wildcards.group)
+    run = DESIGN.groups[wildcards.group].runs[0]
+    files = [*spec["tasks"].values(), *folder_of(run.model), run.curriculum]
+    return inputs(files, DESIGN.kernels_file(wildcards.group))
+
+
 def inputs_of_replays(wildcards):
     spec = DESIGN.replay_spec(wildcards.gang)
     runs = [DESIGN.runs[row["run_id"]] for row in spec["runs"]]
@@ -281,7 +293,7 @@ def inputs_of_fit(wildcards):
     runs = DESIGN.groups[wildcards.group].runs
     files = files_of_runs([run for run in runs if run.split in ("fit", "validate")])
     spec = DESIGN.fit_spec(*key)
-    files += [file for file in (spec["features"], spec["table"]) if file]
+    files += [file for file in (spec["features"], spec["table"], spec["kernels"]) if file]
     return inputs(files, DESIGN.simulator_file(*key))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from gptfluence.attribution.kernel_file import KernelFile, write_kernel_file
 from gptfluence.io import write_parquet
-from gptfluence.simulators.base import Attribution, Curricula, Dynamics, Features
+from gptfluence.simulators.base import Attribution, Curricula, Dynamics, Features, Kernels, linear_decay
 from score_tables import write_scores
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -24,7 +25,7 @@ def planted(
 ) -> tuple[Dynamics, Curricula, Features]:
     """Return runs (the last two validate) whose factors are exactly bilinear in the features (width 6).
 
-    The attribution scores are the additive factors, with the sign of scores.
+    The attribution scores are the additive factors, with the sign of scores; the kernels are near them.
     """
     rng = np.random.default_rng(seed)
     features = Features(rng.normal(size=(train, 6)), rng.normal(size=(tests, 6)))
@@ -37,17 +38,27 @@ def planted(
         now = examples[:, t - 1]
         values[:, t] = (1 + a[now].mean(axis=1)) * values[:, t - 1] + b[now].mean(axis=1)
     validate = np.arange(runs) >= runs - 2
-    attribution = Attribution({"grad_dot": -b.astype(np.float32)}, np.arange(1, train + 1), 1e-3)
-    return Dynamics(values, validate), Curricula(examples), replace(features, attribution=attribution)
+    attribution = Attribution({"grad_dot": -b.astype(np.float32)}, np.arange(1, train + 1))
+    rates = np.tile(linear_decay(1e-3, steps), (runs, 1))
+    noisy = -b * rng.uniform(0.9, 1.1, (3, *b.shape))
+    kernels = {"sgd": noisy.astype(np.float32), "adamw": (10 * noisy**3).astype(np.float32)}
+    checkpoints = np.arange(3) * steps // 3
+    features = replace(
+        features,
+        attribution=attribution,
+        kernels=Kernels(checkpoints, attribution.tokens, kernels),
+        test_task=np.arange(tests) * 2 // tests,
+    )
+    return Dynamics(values, validate), Curricula(examples, rates), features
 
 
 def split(dynamics: Dynamics, curricula: Curricula, held: int) -> tuple[Dynamics, Curricula, np.ndarray, Curricula]:
     """Return what is fitted on, and the first `held` runs as fresh ones."""
     return (
         Dynamics(dynamics.values[held:], dynamics.validate[held:]),
-        Curricula(curricula.examples[held:]),
+        curricula.of(np.arange(len(curricula.examples)) >= held),
         dynamics.values[:held],
-        Curricula(curricula.examples[:held]),
+        curricula.of(np.arange(len(curricula.examples)) < held),
     )
 
 
@@ -86,9 +97,19 @@ def write_group(folder: Path, metric: str = "loss", seed: int = 0) -> dict[str, 
             }
         )
         write_parquet(curriculum, table, {})
-        entry = {"run_id": run_id, "split": part, "hash": code, "shard": str(shard), "curriculum": str(curriculum)}
+        entry = {
+            "run_id": run_id,
+            "split": part,
+            "learning_rate": 1e-2,
+            "hash": code,
+            "shard": str(shard),
+            "curriculum": str(curriculum),
+        }
         runs.append(entry)
     scores = {"grad_dot": rng.normal(size=(2 * train_size, sum(sizes.values())))}
+    kernels = {name: rng.normal(size=(2, 2 * train_size, 5)).astype(np.float32) for name in ("sgd", "adamw")}
+    content = KernelFile(np.array([0, 4]), rng.integers(1, 9, 2 * train_size), kernels)
+    write_kernel_file(folder / "kernels.safetensors", content, {"test_tasks": tasks})
     table = write_scores(folder / "scores.parquet", tasks, tasks, scores, rng.integers(1, 9, 2 * train_size))
     return {
         "group": "g",
@@ -103,7 +124,7 @@ def write_group(folder: Path, metric: str = "loss", seed: int = 0) -> dict[str, 
         "runs": runs,
         "features": str(write_features(folder, tasks, sizes)),
         "table": table,
-        "learning_rate": 1e-2,
+        "kernels": str(folder / "kernels.safetensors"),
         "replays": [],
     }
 

@@ -30,9 +30,9 @@ def by_definition(curricula: Curricula, first: np.ndarray, scores: np.ndarray, t
     return values
 
 
-def features_of(scores: np.ndarray, tokens: np.ndarray, rate: float = 0.1) -> Features:
+def features_of(scores: np.ndarray, tokens: np.ndarray) -> Features:
     empty = np.zeros((len(scores), 0)), np.zeros((scores.shape[1], 0))
-    return Features(*empty, Attribution({"tracin_cp": scores.astype(np.float32)}, tokens, rate))
+    return Features(*empty, Attribution({"tracin_cp": scores.astype(np.float32)}, tokens))
 
 
 @pytest.mark.parametrize("scale", ["none", "fitted"])
@@ -43,7 +43,7 @@ def test_equals_its_definition(scale: str) -> None:
     simulator = Additive("tracin_cp", scale)
     simulator.fit(dynamics, curricula, features_of(scores, tokens))
     first = dynamics.values[:, :1]
-    expected = by_definition(curricula, first, scores, tokens, 0.1, simulator.scale)
+    expected = by_definition(curricula, first, scores, tokens, 1e-3, simulator.scale)
     np.testing.assert_allclose(simulator.simulate(curricula, first), expected, rtol=1e-12)
     assert (simulator.scale == 1) == (scale == "none")
 
@@ -53,7 +53,7 @@ def test_the_scale_has_the_least_squared_error_of_the_fitting_runs() -> None:
     simulator = Additive("grad_dot", "fitted")
     simulator.fit(dynamics, curricula, features)
     fitting = ~dynamics.validate
-    measured, runs = dynamics.values[fitting], Curricula(curricula.examples[fitting])
+    measured, runs = dynamics.values[fitting], curricula.of(fitting)
 
     def error(scale: float) -> float:
         simulator.scale = scale
@@ -87,9 +87,9 @@ def test_one_step_is_one_step_of_sgd() -> None:
     gradient = sum(tokens[i] * train[i] for i in batch) / sum(tokens[i] for i in batch)
     after = tests @ (theta - rate * gradient)
     simulator = Additive("tracin_cp", "none")
-    curricula = Curricula(np.array([[batch]]))
+    curricula = Curricula(np.array([[batch]]), np.array([[rate]]))
     dynamics = Dynamics(np.zeros((1, 2, 3)), np.array([False]))
-    simulator.fit(dynamics, curricula, features_of(train @ tests.T, tokens, rate))
+    simulator.fit(dynamics, curricula, features_of(train @ tests.T, tokens))
     np.testing.assert_allclose(simulator.simulate(curricula, before[None, None])[0, 1], after, rtol=1e-5)
 
 
@@ -99,7 +99,8 @@ def test_with_equal_weights_it_is_simfluence_additive_with_given_factors() -> No
     assert features.attribution is not None
     scores = features.attribution.scores["grad_dot"]
     simulator = Additive("grad_dot", "none")
-    same = replace(features.attribution, tokens=np.full(len(scores), 5), learning_rate=1.0)
+    same = replace(features.attribution, tokens=np.full(len(scores), 5))
+    curricula = Curricula(curricula.examples)  # at a rate of 1
     simulator.fit(dynamics, curricula, replace(features, attribution=same))
     settings = {"variant": "additive", "aggregation": "mean", "shrink_to": "persistence", "strengths": (1.0,)}
     other = Simfluence.from_state({"B": -scores.astype(float)}, {"settings": settings, "chosen": {"strength": 1.0}})
@@ -162,7 +163,7 @@ def test_a_table_of_another_plan_or_that_is_not_finite_is_named(tmp_path: Path) 
     scores, tasks = np.zeros((12, 5)), (spec["train_tasks"], spec["test_tasks"])
     for name, other in {"train": scores[:10], "test": scores[:, :4]}.items():
         table = write_scores(tmp_path / f"{name}.parquet", *tasks, {"less": other}, np.ones(len(other)))
-        with pytest.raises(UserError, match=rf"{name}\.parquet: does not hold scores of the 12 training and 5 test"):
+        with pytest.raises(UserError, match=rf"{name}\.parquet: does not hold values of the 12 training and 5 test"):
             load_group(spec | {"table": table})
     scores[7, 4] = np.nan
     wrong = write_scores(tmp_path / "wrong.parquet", *tasks, {"less": scores}, np.ones(12))

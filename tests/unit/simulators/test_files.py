@@ -29,6 +29,13 @@ SETTINGS = {
     },
     "grad_dot": {"kind": "additive", "scores": "grad_dot", "scale": "none"},
     "grad_dot_scaled": {"kind": "additive", "scores": "grad_dot", "scale": "fitted"},
+    "gradient_response": {
+        "kind": "gradient_response",
+        "kernels": ("adamw", "sgd"),
+        "momenta": (0.0, 0.9),
+        "decays": (1.0, 0.5),
+        "strengths": STRENGTHS,
+    },
     "persistence": {"kind": "persistence"},
     "global_ar1": {"kind": "global_ar1"},
     "mean_curve": {"kind": "mean_curve"},

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -291,7 +291,11 @@ def of_tests() -> Iterator[None]:
 
 
 def gradient_products(
-    gradients: ExampleGradients, train: Sequence[Encoded], test: Sequence[Encoded], budget: Budget
+    gradients: ExampleGradients,
+    train: Sequence[Encoded],
+    test: Sequence[Encoded],
+    budget: Budget,
+    scaling: Mapping[str, torch.Tensor] | None = None,
 ) -> np.ndarray:
     """Return <grad L_i, grad L_z> of each training and test example, [train, test] of float32.
 
@@ -299,6 +303,10 @@ def gradient_products(
     multiplied, or, where that is cheaper (large vocabularies, few tokens), the products of tokens are added up. What is
     held are the activations of all tests and of up to twice as many tokens of training examples, and 32 MiB of
     gradients: memory does not grow with the training examples but for the result.
+
+    Args:
+        scaling: of each parameter, what the training gradients' entries are multiplied by first (an optimiser's
+            preconditioner), [*shape]; they are formed then.
     """
     if not len(train) or not len(test):
         return np.zeros((len(train), len(test)), np.float32)
@@ -312,13 +320,18 @@ def gradient_products(
     for group in cut([(len(pack.tokens), 0) for pack in packs], Budget(most, 0)):
         rows = np.concatenate([packs[i].rows for i in group])
         # Not named: the group before must be gone when the next one is read.
-        found = _products([gradients.capture(packs[i]) for i in group], others, gradients.blocks)
+        found = _products([gradients.capture(packs[i]) for i in group], others, gradients.blocks, scaling)
         result[np.ix_(rows, columns)] = found.cpu().numpy()
     return result
 
 
-def _products(mine: Sequence[Captured], others: Sequence[Captured], blocks: Sequence[Block]) -> torch.Tensor:
-    """See `Captured.products`; of several packs on each side, whose examples stand one behind the other."""
+def _products(
+    mine: Sequence[Captured],
+    others: Sequence[Captured],
+    blocks: Sequence[Block],
+    scaling: Mapping[str, torch.Tensor] | None,
+) -> torch.Tensor:
+    """See `gradient_products`; of several packs on each side, whose examples stand one behind the other."""
     rows, columns = _spans(mine), _spans(others)
     total = mine[0].losses.new_zeros(rows[-1].stop, columns[-1].stop)
     for block in blocks:
@@ -333,11 +346,16 @@ def _products(mine: Sequence[Captured], others: Sequence[Captured], blocks: Sequ
             len(part._caught[use.layer].gradient) for part in (*mine, *others) for use in part._uses[block.name]
         )
         formed = (total.numel() + tokens) * block.size
-        if len(block.shape) == 2 and sum(_cost_by_tokens(*pair[1:], block) for pair in pairs) < formed:
+        factors = scaling[block.name] if scaling is not None else None
+        if (
+            factors is None
+            and len(block.shape) == 2
+            and sum(_cost_by_tokens(*pair[1:], block) for pair in pairs) < formed
+        ):
             for pair in pairs:
                 _add_products_by_tokens(*pair)
         else:
-            _add_products_of_formed(total, mine, rows, others, columns, block)
+            _add_products_of_formed(total, mine, rows, others, columns, block, factors)
     return total
 
 
@@ -354,6 +372,7 @@ def _add_products_of_formed(
     others: Sequence[Captured],
     columns: Sequence[slice],
     block: Block,
+    factors: torch.Tensor | None,
 ) -> None:
     """Add the products of one parameter's gradients, formed as many of its rows at a time as are held at once."""
     most = max(1, _HELD // (sum(total.shape) * (block.size // block.shape[0])))
@@ -363,8 +382,10 @@ def _add_products_of_formed(
             side = parts[0]._empty(block, spans[-1].stop, stop - start)
             for part, span in zip(parts, spans, strict=True):
                 part._rows(block, start, side[span])
-            sides.append(side.flatten(1))
-        total += sides[0] @ sides[1].T
+            sides.append(side)
+        if factors is not None:
+            sides[0] *= factors[start:stop]
+        total += sides[0].flatten(1) @ sides[1].flatten(1).T
 
 
 # ------------------------------------------------------------------------------------------------------- layers

@@ -41,6 +41,7 @@ METHODS = {
     "gptfluence": "GPTfluence (bilinear)",
     "gptfluence_gradients": "GPTfluence (gradient features)",
     "gptfluence_mlp": "GPTfluence (MLP head)",
+    "gradient_response": "Gradient response (ours)",
 }
 """Every simulated method of the default params.yaml, in the order of the tables' rows."""
 

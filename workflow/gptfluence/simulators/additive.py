@@ -1,10 +1,9 @@
 """Attribution scores as an additive simulator: the loss falls by what a step's examples are said to take off it.
 
 One step, with m the metric, S[i, z] the score of training example i for test example z (above zero: a proponent),
-n_i the example's target tokens, and T the steps of the run:
+n_i the example's target tokens, and rate_t the learning rate:
 
-    m_t(z) = m_{t-1}(z) - scale * rate_t * sum_{i in c_t} w_i S[i, z],    w_i = n_i / sum_{j in c_t} n_j,
-    rate_t = learning_rate * (1 - (t - 1) / T)
+    m_t(z) = m_{t-1}(z) - scale * rate_t * sum_{i in c_t} w_i S[i, z],    w_i = n_i / sum_{j in c_t} n_j
 
 This is one step of SGD on the batch to first order, where S[i, z] is the product of the gradients of both losses
 (TracIn, arXiv 2002.08484, sec. 3; paper, eq. 1-2): a batch's loss is the mean over its tokens, hence the weights.
@@ -39,7 +38,6 @@ class Additive(Simulator):
         self.method = scores
         self.unit = scale
         self.scale = 1.0
-        self.learning_rate = float("nan")
         self.scores: NDArray[np.float32] = np.empty((0, 0), np.float32)  # [train, tests]
         self.tokens: NDArray[np.int64] = np.empty(0, np.int64)  # [train]
 
@@ -51,11 +49,10 @@ class Additive(Simulator):
         """
         attribution = _attribution_with(features, self.method)
         self.scores, self.tokens = attribution.scores[self.method], attribution.tokens
-        self.learning_rate = attribution.learning_rate
         if self.unit == "fitted":
             fitting = ~dynamics.validate
             measured = dynamics.values[fitting, 1:] - dynamics.values[fitting, :1]
-            self.scale = _least_squares(self._changes(Curricula(curricula.examples[fitting])), measured)
+            self.scale = _least_squares(self._changes(curricula.of(fitting)), measured)
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from one given value; see `Simulator.simulate`."""
@@ -64,18 +61,15 @@ class Additive(Simulator):
 
     def _changes(self, curricula: Curricula) -> Array:
         """Return by how much the metric has changed since step 0, at scale 1: [runs, steps, tests]."""
-        steps = curricula.examples.shape[1]
         tokens = self.tokens.astype(float)[:, None]
         batch = aggregate(tokens * self.scores, curricula.examples, "sum")
         batch /= aggregate(tokens, curricula.examples, "sum")
-        rates = self.learning_rate * (1 - np.arange(steps) / steps)
-        return -np.cumsum(rates[:, None] * batch, axis=1)
+        return -np.cumsum(curricula.rates[:, :, None] * batch, axis=1)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return scores ([train, tests]) and tokens ([train]), and the settings with the fitted scale."""
         values = {
             "settings": {"scores": self.method, "scale": self.unit},
-            "learning_rate": self.learning_rate,
             "chosen": {"scale": self.scale} if self.unit == "fitted" else {},
         }
         return {"scores": self.scores, "tokens": self.tokens}, values
@@ -85,7 +79,6 @@ class Additive(Simulator):
         """Return the simulator whose `state` this is."""
         simulator = cls(**values["settings"])
         simulator.scores, simulator.tokens = arrays["scores"], arrays["tokens"]
-        simulator.learning_rate = values["learning_rate"]
         simulator.scale = values["chosen"].get("scale", 1.0)
         return simulator
 

@@ -9,6 +9,7 @@ One step, for test example z and the batch c_t (paper, eq. 4-5), with m the metr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -37,9 +38,27 @@ class Curricula:
 
     Attributes:
         examples: [runs, steps, batch], rows of `Features.train`; [:, t - 1] is the batch of update t.
+        rates: [runs, steps], the learning rate of each update; if left out, in units of the first, as it decays
+            linearly.
     """
 
     examples: NDArray[np.int64]
+    rates: Array = None  # type: ignore[assignment]  # never None after construction
+
+    def __post_init__(self) -> None:
+        """Fill in the rates."""
+        if self.rates is None:
+            runs, steps, _ = self.examples.shape
+            object.__setattr__(self, "rates", np.tile(linear_decay(1.0, steps), (runs, 1)))
+
+    def of(self, runs: NDArray[np.bool_]) -> Curricula:
+        """Return those of some runs."""
+        return Curricula(self.examples[runs], self.rates[runs])
+
+
+def linear_decay(first: float, steps: int) -> Array:
+    """Return the learning rate of each update, [steps], as runs are trained: it falls linearly, to 0 after the last."""
+    return first * (1 - np.arange(steps) / steps)
 
 
 @dataclass(frozen=True)
@@ -49,12 +68,39 @@ class Attribution:
     Attributes:
         scores: by method, [train examples, tests]; above zero: training on the example lowers the test's loss.
         tokens: [train examples], how many tokens of each are trained on: its weight in the loss of a batch.
-        learning_rate: of a run's first update.
     """
 
     scores: dict[str, NDArray[np.float32]]
     tokens: NDArray[np.int64]
-    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Products of the gradients of training and test examples at checkpoints of a run.
+
+    Attributes:
+        steps: [checkpoints], updates before each; the first is 0.
+        tokens: [train examples], as in `Attribution`.
+        values: by name, [checkpoints, train examples, tests].
+    """
+
+    steps: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    values: dict[str, NDArray[np.float32]]
+
+    @classmethod
+    def none(cls) -> Kernels:
+        """Return those of no examples."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), {})
+
+    def only(self, names: tuple[str, ...]) -> Kernels:
+        """Return some kernels."""
+        return Kernels(self.steps, self.tokens, {name: self.values[name] for name in names})
+
+    def spans(self, name: str, steps: int) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        """Return, for each checkpoint, the updates (from 0: start, stop) that it stands for, and the kernel there."""
+        stops = np.append(self.steps[1:], steps)
+        return zip(self.steps.tolist(), stops.tolist(), self.values[name], strict=True)
 
 
 @dataclass(frozen=True)
@@ -65,11 +111,20 @@ class Features:
         train: [train examples, width], seen and unseen ones.
         test: [tests, width], in the order of `Dynamics.values`' last axis.
         attribution: scores of pairs of the two, or None if the method needs none.
+        kernels: of the two, or None if the method needs none.
+        test_task: [tests], the number of each test's task; if left out, all are of one.
     """
 
     train: Array
     test: Array
     attribution: Attribution | None = None
+    kernels: Kernels | None = None
+    test_task: NDArray[np.int64] = None  # type: ignore[assignment]  # never None after construction
+
+    def __post_init__(self) -> None:
+        """Fill in the tasks."""
+        if self.test_task is None:
+            object.__setattr__(self, "test_task", np.zeros(len(self.test), np.int64))
 
 
 class Simulator(ABC):

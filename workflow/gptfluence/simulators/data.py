@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gptfluence.attribution.kernel_file import read_kernel_file
 from gptfluence.attribution.table_file import read_table_file
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
-from gptfluence.simulators.base import Array, Attribution, Curricula, Dynamics, Features
+from gptfluence.simulators.base import Array, Attribution, Curricula, Dynamics, Features, Kernels, linear_decay
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class GroupData:
         dynamics: the metric; test examples are those of `tasks`, one task after the other, in the order of
         their ids.
         curricula: rows count through the training tasks, each with its pool and then its unseen pool.
-        features: of width 0 if the method needs none; with attribution scores if the specification names a table.
+        features: of width 0 if the method needs none; with attribution scores and gradient kernels if the
+        specification names their files.
         tasks: the test tasks.
         sizes: how many test examples each has.
     """
@@ -68,7 +71,10 @@ def load_group(spec: dict[str, Any]) -> GroupData:
     return GroupData(
         runs=tuple(run["run_id"] for run in spec["runs"]),
         dynamics=Dynamics(np.stack(shards), validate),
-        curricula=Curricula(np.stack(batches)),
+        curricula=Curricula(
+            np.stack(batches),
+            np.array([linear_decay(run["learning_rate"], len(batches[0])) for run in spec["runs"]]),
+        ),
         features=read_features(spec),
         tasks=tasks,
         sizes=sizes,
@@ -138,9 +144,13 @@ def read_features(spec: dict[str, Any]) -> Features:
     train_tasks = tuple(spec["train_tasks"])
     train_sizes = (spec["train_size"],) * len(train_tasks)
     path = spec.get("features")
-    attribution = _read_attribution(spec, tasks, sizes)
+    pairs = {
+        "attribution": _read_attribution(spec, tasks, sizes),
+        "kernels": _read_kernels(spec, tasks, sizes),
+        "test_task": np.repeat(np.arange(len(tasks)), sizes),
+    }
     if path is None:
-        return Features(np.zeros((sum(train_sizes), 0)), np.zeros((sum(sizes), 0)), attribution)
+        return Features(np.zeros((sum(train_sizes), 0)), np.zeros((sum(sizes), 0)), **pairs)
     table = read_columns(path, ["task", "part", "example", "format", "vector"])
     table = table.filter(_equal(table, "format", spec["format"]))
     test = _equal(table, "part", "test").to_numpy(zero_copy_only=False)
@@ -155,7 +165,7 @@ def read_features(spec: dict[str, Any]) -> Features:
         result[position[kept]] = rows[kept]
         return result
 
-    return Features(ordered(~test, train_tasks, train_sizes), ordered(test, tasks, sizes), attribution)
+    return Features(ordered(~test, train_tasks, train_sizes), ordered(test, tasks, sizes), **pairs)
 
 
 def _read_attribution(spec: dict[str, Any], tasks: tuple[str, ...], sizes: tuple[int, ...]) -> Attribution | None:
@@ -164,17 +174,7 @@ def _read_attribution(spec: dict[str, Any], tasks: tuple[str, ...], sizes: tuple
     if path is None:
         return None
     table = read_table_file(path)
-    # A metric may be measured on some of the group's tests; the table has a column for each of them.
-    columns = read_provenance(path)["test_tasks"]
-    counts = [spec["test_sizes"][task] for task in columns]
-    shape = (spec["train_size"] * len(spec["train_tasks"]), sum(counts))
-    if any(values.shape != shape for values in table.scores.values()):
-        raise UserError(
-            f"{path}: does not hold scores of the {shape[0]} training and {shape[1]} test examples of "
-            f"{spec['group']}; it belongs to another plan. Delete it and run snakemake again."
-        )
-    starts = dict(zip(columns, np.cumsum([0, *counts[:-1]]), strict=True))
-    tests = np.concatenate([starts[task] + np.arange(size) for task, size in zip(tasks, sizes, strict=True)])
+    tests = _columns_of(path, read_provenance(path)["test_tasks"], table.scores, spec, tasks, sizes)
     scores = {method: values[:, tests] for method, values in table.scores.items()}
     for method, values in scores.items():
         if not np.isfinite(values).all():
@@ -183,7 +183,49 @@ def _read_attribution(spec: dict[str, Any], tasks: tuple[str, ...], sizes: tuple
                 f"{path}: {method} of training example {row} and test example {test} is {values[row, test]}: "
                 "the method failed. Take it out of attribution.methods in params.yaml."
             )
-    return Attribution(scores, table.tokens, spec["learning_rate"])
+    return Attribution(scores, table.tokens)
+
+
+def _read_kernels(spec: dict[str, Any], tasks: tuple[str, ...], sizes: tuple[int, ...]) -> Kernels | None:
+    """Return the gradient kernels of all pairs of training and test examples; None if no file is named."""
+    path = spec.get("kernels")
+    if path is None:
+        return None
+    content, provenance = read_kernel_file(path)
+    tests = _columns_of(path, provenance["test_tasks"], content.kernels, spec, tasks, sizes)
+    values = {name: kernel[..., tests] for name, kernel in content.kernels.items()}
+    for name, kernel in values.items():
+        if not np.isfinite(kernel).all():
+            raise UserError(f"{path}: kernel {name} is not finite. Lower the learning rate of the scenario.")
+    return Kernels(content.steps, content.tokens, values)
+
+
+def _columns_of(
+    path: str,
+    columns: list[str],
+    tables: Mapping[str, NDArray[np.float32]],
+    spec: dict[str, Any],
+    tasks: tuple[str, ...],
+    sizes: tuple[int, ...],
+) -> NDArray[np.int64]:
+    """Return which columns of a group's tables are of some tasks' tests: a metric may be measured on some alone.
+
+    Args:
+        columns: tasks of the columns, in their order.
+        tables: [..., train, tests] each.
+
+    Raises:
+        UserError: the tables are of other examples.
+    """
+    counts = [spec["test_sizes"][task] for task in columns]
+    shape = (spec["train_size"] * len(spec["train_tasks"]), sum(counts))
+    if any(values.shape[-2:] != shape for values in tables.values()):
+        raise UserError(
+            f"{path}: does not hold values of the {shape[0]} training and {shape[1]} test examples of "
+            f"{spec['group']}; it belongs to another plan. Delete it and run snakemake again."
+        )
+    starts = dict(zip(columns, np.cumsum([0, *counts[:-1]]), strict=True))
+    return np.concatenate([starts[task] + np.arange(size) for task, size in zip(tasks, sizes, strict=True)])
 
 
 def read_columns(path: str, columns: list[str]) -> pa.Table:

@@ -26,9 +26,10 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
     Args:
         spec: group, scenario, model, metric, method (its name), settings (its kind and what goes with it),
             format (plain or instruction), train_tasks, train_size (examples a task, unseen ones included),
-            test_tasks (those with this metric), test_sizes ({task: n}), runs (run_id, split, hash, shard,
-            curriculum each: paths; all of split fit or validate), features (path of the examples' vectors, or None),
-            table (path of the attribution scores, or None) and learning_rate (of a run's first update).
+            test_tasks (those with this metric), test_sizes ({task: n}), runs (run_id, split, learning_rate (of the
+            first update), hash, shard, curriculum each: paths; all of split fit or validate), features (path of the
+            examples' vectors, or None), table and kernels (paths of the attribution scores and of the gradient
+            kernels, or None).
         output: the safetensors file to write.
 
     Raises:

@@ -9,11 +9,13 @@ from gptfluence.errors import UserError, did_you_mean
 from gptfluence.simulators.additive import Additive
 from gptfluence.simulators.base import Simulator
 from gptfluence.simulators.bilinear import Bilinear
+from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.mlp import Mlp
 from gptfluence.simulators.simfluence import Simfluence
 
 METHODS: dict[str, type[Simulator]] = {
-    method.kind: method for method in (Simfluence, Bilinear, Mlp, Additive, Persistence, GlobalAr1, MeanCurve)
+    method.kind: method
+    for method in (Simfluence, Bilinear, Mlp, Additive, GradientResponse, Persistence, GlobalAr1, MeanCurve)
 }
 """Kind, as it stands in a saved simulator, to class."""
 

@@ -121,5 +121,5 @@ def all_steps_mse(simulated: Array, measured: Array, start: int) -> float:
 def validation_mse(simulator: Any, dynamics: Dynamics, curricula: Curricula) -> float:
     """Return a simulator's all-steps MSE over the validation runs, in the metric's unit squared."""
     measured = dynamics.values[dynamics.validate]
-    runs = Curricula(curricula.examples[dynamics.validate])
+    runs = curricula.of(dynamics.validate)
     return all_steps_mse(simulator.simulate(runs, measured[:, : simulator.start]), measured, simulator.start)

@@ -1,0 +1,208 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gptfluence.attribution.kernel_file import KernelFile, write_kernel_file
+from gptfluence.errors import UserError
+from gptfluence.simulators.base import Array, Curricula, Dynamics, Features
+from gptfluence.simulators.data import load_group
+from gptfluence.simulators.files import load_simulator
+from gptfluence.simulators.fit import fit_simulator
+from gptfluence.simulators.gradient_response import GradientResponse
+from gptfluence.simulators.rollout import all_steps_mse, validation_mse
+from gptfluence.simulators.simulate import simulate_runs
+from synthetic import chosen_runs, planted, split, write_group
+
+STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, 100.0)
+SETTINGS = {"kernels": ("sgd", "adamw"), "momenta": (0.0, 0.9), "decays": (1.0, 0.7, 0.0), "strengths": STRENGTHS}
+
+
+def by_definition(curricula: Curricula, features: Features, fitting: np.ndarray) -> Array:
+    """Return r_kt(z) as the module's docstring has it, one number after the other: [runs, steps, tests, responses]."""
+    kernels = features.kernels
+    assert kernels is not None
+    runs, steps, _ = curricula.examples.shape
+    train, tests = kernels.values["sgd"].shape[1:]
+    shares = np.zeros((runs, steps, train))
+    for r in range(runs):
+        for t in range(steps):
+            batch = curricula.examples[r, t]
+            for i in batch:
+                shares[r, t, i] += kernels.tokens[i] / sum(kernels.tokens[j] for j in batch)
+    shares -= shares[fitting].mean(axis=0)
+    found = []
+    for momentum in SETTINGS["momenta"]:
+        for name in SETTINGS["kernels"]:
+            for decay in SETTINGS["decays"]:
+                response = np.zeros((runs, steps, tests))
+                for r in range(runs):
+                    now = np.zeros(tests)
+                    for t in range(steps):
+                        past = sum(momentum ** (t - s) * shares[r, s] for s in range(t + 1))
+                        average = (1 - momentum) * past / (1 - momentum ** (t + 1))
+                        at = int(np.flatnonzero(kernels.steps <= t)[-1])
+                        now = decay * now - curricula.rates[r, t] * average @ kernels.values[name][at]
+                        response[r, t] = now
+                found.append(response)
+    return np.stack(found, axis=-1)
+
+
+def test_equals_its_definition_with_ridge_by_normal_equations() -> None:
+    dynamics, curricula, features = planted(runs=7, steps=9, batch=3, train=10, tests=5)
+    fitting = ~dynamics.validate
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(dynamics, curricula, features)
+    responses = by_definition(curricula, features, fitting)
+    curve = dynamics.values[fitting].mean(axis=0)
+    expected = np.repeat(curve[None], 7, axis=0)
+    chosen = []
+    for task in (0, 1):
+        tests = features.test_task == task
+        x, y = responses[:, :, tests], (dynamics.values - curve)[:, 1:, tests]
+        a, b = x[fitting].reshape(-1, x.shape[-1]), y[fitting].ravel()
+        scale, height = np.sqrt(np.mean(a**2, axis=0)), np.sqrt(np.mean(b**2))
+        errors, fits = [], []
+        for strength in STRENGTHS:
+            gram = (a / scale).T @ (a / scale) / len(a) + strength * np.eye(a.shape[1])
+            weights = np.linalg.solve(gram, (a / scale).T @ b / height / len(a)) * height / scale
+            fits.append(x @ weights)
+            errors.append(np.mean((fits[-1] - y)[dynamics.validate] ** 2))
+        best = int(np.argmin(errors))
+        chosen.append(STRENGTHS[best])
+        expected[:, 1:, tests] += fits[best]
+    assert list(simulator.state()[1]["chosen"].values()) == chosen
+    first = dynamics.values[:, :1]
+    expected[:, :1] = first
+    np.testing.assert_allclose(simulator.simulate(curricula, first), expected, rtol=1e-5)
+
+
+def test_one_response_is_tracin_less_its_mean() -> None:
+    """Momentum 0, decay 1, weight 1: what products of gradients take off the loss, added up."""
+    dynamics, curricula, features = planted(runs=5, steps=6)
+    simulator = GradientResponse(("sgd",), (0.0,), (1.0,), (1.0,))
+    simulator.fit(dynamics, curricula, features)
+    simulator.weights = np.ones((2, 1))
+    moves = np.zeros((5, 6, 7))
+    assert features.kernels is not None
+    tokens = features.kernels.tokens
+    for (r, t), rate in np.ndenumerate(curricula.rates):
+        batch = curricula.examples[r, t]
+        at = int(np.flatnonzero(features.kernels.steps <= t)[-1])
+        moves[r, t] = -rate * tokens[batch] @ features.kernels.values["sgd"][at][batch] / tokens[batch].sum()
+    total = moves.cumsum(axis=1)
+    expected = simulator.curve[1:] + total - total[~dynamics.validate].mean(axis=0)
+    np.testing.assert_allclose(simulator.simulate(curricula, dynamics.values[:, :1])[:, 1:], expected, rtol=1e-10)
+
+
+def test_beats_the_mean_curve_and_needs_the_curriculum() -> None:
+    known, fitted, measured, fresh = split_of(planted(runs=24))
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(known[0], fitted, known[1])
+    first = measured[:, :1]
+    curve = np.repeat(simulator.curve[None], len(measured), axis=0)
+    mean = all_steps_mse(curve, measured, 1)
+    shuffled = replace(fresh, examples=np.random.default_rng(3).permutation(24)[fresh.examples])
+    assert all_steps_mse(simulator.simulate(fresh, first), measured, 1) < 0.5 * mean
+    assert all_steps_mse(simulator.simulate(shuffled, first), measured, 1) > 0.8 * mean
+
+
+def split_of(
+    made: tuple[Dynamics, Curricula, Features],
+) -> tuple[tuple[Dynamics, Features], Curricula, Array, Curricula]:
+    dynamics, fitted, measured, fresh = split(made[0], made[1], 4)
+    return (dynamics, made[2]), fitted, measured, fresh
+
+
+def test_held_out_values_move_nothing_and_the_given_value_stands() -> None:
+    dynamics, curricula, features = planted(runs=6)
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(dynamics, curricula, features)
+    first = dynamics.values[:, :1]
+    other = simulator.simulate(curricula, first + 1)
+    np.testing.assert_array_equal(other[:, 1:], simulator.simulate(curricula, first)[:, 1:])
+    np.testing.assert_array_equal(other[:, :1], first + 1)
+
+
+def test_the_unit_of_the_metric_does_not_matter() -> None:
+    dynamics, curricula, features = planted(runs=8)
+    one, hundred = GradientResponse(**SETTINGS), GradientResponse(**SETTINGS)
+    one.fit(dynamics, curricula, features)
+    hundred.fit(Dynamics(100 * dynamics.values, dynamics.validate), curricula, features)
+    first = dynamics.values[:, :1]
+    simulated = hundred.simulate(curricula, 100 * first)
+    np.testing.assert_allclose(simulated, 100 * one.simulate(curricula, first), rtol=1e-8)
+
+
+def test_any_strength_gives_finite_simulations_and_a_large_one_the_mean_curve() -> None:
+    dynamics, curricula, features = planted(runs=5)
+    for strength in (1e-12, 1e-3, 1e12):
+        simulator = GradientResponse(**SETTINGS | {"strengths": (strength,)})
+        simulator.fit(dynamics, curricula, features)
+        simulated = simulator.simulate(curricula, dynamics.values[:, :1])
+        assert np.isfinite(simulated).all()
+    np.testing.assert_allclose(simulated[:, 1:], np.repeat(simulator.curve[None, 1:], 5, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["one run", "constant metric", "zero kernels", "equal curricula"])
+def test_where_nothing_can_be_learned_it_is_the_mean_curve(what: str) -> None:
+    dynamics, curricula, features = planted(runs=5)
+    assert features.kernels is not None
+    if what == "one run":
+        keep = np.array([True, False, False, False, True])
+        dynamics, curricula = Dynamics(dynamics.values[keep], dynamics.validate[keep]), curricula.of(keep)
+    if what == "constant metric":
+        dynamics = replace(dynamics, values=np.full_like(dynamics.values, 2.5))
+    if what == "zero kernels":
+        zeros = {name: np.zeros_like(kernel) for name, kernel in features.kernels.values.items()}
+        features = replace(features, kernels=replace(features.kernels, values=zeros))
+    if what == "equal curricula":
+        curricula = replace(curricula, examples=np.repeat(curricula.examples[:1], 5, axis=0))
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(dynamics, curricula, features)
+    runs = curricula.of(dynamics.validate)
+    simulated = simulator.simulate(runs, dynamics.values[dynamics.validate, :1])
+    np.testing.assert_allclose(simulated[:, 1:], np.repeat(simulator.curve[None, 1:], len(simulated), axis=0))
+
+
+def test_without_kernels_or_with_another_length() -> None:
+    dynamics, curricula, features = planted(runs=5)
+    simulator = GradientResponse(**SETTINGS)
+    with pytest.raises(UserError, match="no gradient kernels"):
+        simulator.fit(dynamics, curricula, replace(features, kernels=None))
+    simulator.fit(dynamics, curricula, features)
+    with pytest.raises(UserError, match="fitted on runs of 30 steps, cannot simulate 12"):
+        simulator.simulate(Curricula(curricula.examples[:, :12]), dynamics.values[:, :1])
+
+
+def test_a_group_from_files_to_simulations(tmp_path: Path) -> None:
+    spec = write_group(tmp_path)
+    settings = {"kind": "gradient_response", **{key: list(value) for key, value in SETTINGS.items()}}
+    fit = chosen_runs(spec, "fit", "validate") | {"method": "mine", "settings": settings}
+    fit_simulator(fit, tmp_path / "s.safetensors")
+    simulator, provenance = load_simulator(tmp_path / "s.safetensors")
+    data = load_group(fit)
+    assert provenance["validation_mse"] == pytest.approx(validation_mse(simulator, data.dynamics, data.curricula))
+    others = chosen_runs(spec, "held_out", "unseen") | {"simulators": {"mine": str(tmp_path / "s.safetensors")}}
+    simulate_runs(others | {"replays": []}, tmp_path / "simulations.parquet")
+    one = load_group(fit | {"test_tasks": ["a_task"]})
+    assert one.features.kernels is not None and data.features.kernels is not None
+    adamw = data.features.kernels.values["adamw"]
+    np.testing.assert_array_equal(one.features.kernels.values["adamw"], adamw[..., 3:])
+
+
+def test_kernels_of_another_plan_or_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    spec = write_group(tmp_path)
+    path, tokens = tmp_path / "kernels.safetensors", np.ones(12, int)
+
+    def read(kernel: np.ndarray) -> None:
+        kernels = {name: kernel.astype(np.float32) for name in ("sgd", "adamw")}
+        write_kernel_file(path, KernelFile(np.array([0]), tokens, kernels), {"test_tasks": spec["test_tasks"]})
+        load_group(spec | {"kernels": str(path)})
+
+    with pytest.raises(UserError, match="does not hold values of the 12 training and 5 test"):
+        read(np.zeros((1, 12, 4)))
+    with pytest.raises(UserError, match="kernel adamw is not finite"):
+        read(np.full((1, 12, 5), np.inf))
+    with pytest.raises(UserError, match="missing"):
+        load_group(spec | {"kernels": str(tmp_path / "no.safetensors")})

@@ -1,0 +1,197 @@
+"""Gradient response: the mean curve, and how a curriculum's gradients move a trajectory away from it.
+
+With a_t(z) the mean of m_t(z) over the fitting runs, c_t the batch's shares (of the loss: by target tokens) less their
+mean over the fitting runs at step t, K_t a gradient kernel at the checkpoint before t, eta_t the learning rate:
+
+    m_t(z) = a_t(z) + sum_k w_k(task of z) r_kt(z)
+    r_kt = decay_k r_k,t-1 - eta_t u_kt' K_kt(., z)
+    u_kt = (1 - momentum_k) sum_{s <= t} momentum_k^(t-s) c_s / (1 - momentum_k^t)
+
+A response r_k is a roll-out with nothing fitted in it: what the optimiser's momentum makes of the batches' gradients
+(as Adam's first moment, corrected for its start), added up, and forgotten at a rate. One response of momentum 0 and
+decay 1 is TracIn, less its mean. Why more than one: later steps undo part of what a batch did, the faster the larger
+its gradient, and AdamW divides by a history that the kernel only expects. Weights w_k, one a task and response, are all
+that is fitted: by ridge regression of whole trajectories, so the error of the roll-out is what is least, and nothing
+can explode, since trajectories are sums of responses.
+
+Training examples need not have been seen: a kernel is all that is known of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from gptfluence.errors import UserError
+from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Kernels, Simulator
+
+Kernel = Literal["sgd", "adamw"]
+
+
+class GradientResponse(Simulator):
+    """The mean curve plus weighted responses to gradients."""
+
+    kind = "gradient_response"
+
+    def __init__(
+        self,
+        kernels: tuple[Kernel, ...],
+        momenta: tuple[float, ...],
+        decays: tuple[float, ...],
+        strengths: tuple[float, ...],
+    ) -> None:
+        """Set the responses: every kernel with every momentum and decay.
+
+        Args:
+            kernels: which gradient kernels.
+            momenta: of the average over past batches, in [0, 1); 0: the batch alone.
+            decays: share of a response that is left after a step, in [0, 1].
+            strengths: ridge strengths, where responses and trajectories have mean square 1; for each task the
+                validation runs choose one.
+        """
+        self.names, self.momenta, self.decays = tuple(kernels), tuple(momenta), tuple(decays)
+        self.strengths = tuple(strengths)
+        self.chosen: list[float] = []  # [tasks]
+        self.kernels = Kernels.none()
+        self.task: NDArray[np.int64] = np.empty(0, np.int64)  # [tests]
+        self.curve = self.shares = self.weights = np.empty((0, 0))
+
+    def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
+        """Fit every strength and keep, for each task, the one that is best on the validation runs (ties: the stronger).
+
+        Raises:
+            UserError: there are no kernels.
+        """
+        if features.kernels is None:
+            raise UserError("gradient_response: there are no gradient kernels; the job names none")
+        self.kernels = features.kernels.only(self.names)
+        self.task = features.test_task
+        fitting = ~dynamics.validate
+        self.curve = dynamics.values[fitting].mean(axis=0)
+        self.shares = np.mean([self._shares(curricula, run) for run in np.flatnonzero(fitting)], axis=0)
+        tasks, columns = int(self.task.max(initial=-1)) + 1, self._columns()
+        gram, right = np.zeros((tasks, columns, columns)), np.zeros((tasks, columns))
+        square, rows = np.zeros(tasks), np.zeros(tasks)
+        for run in np.flatnonzero(fitting):
+            responses, deviations = self._responses(curricula, run), self._deviations(dynamics, run)
+            for task in range(tasks):
+                x, y = responses[:, self.task == task].reshape(-1, columns), deviations[:, self.task == task].ravel()
+                gram[task] += x.T @ x
+                right[task] += x.T @ y
+                square[task] += y @ y
+                rows[task] += len(y)
+        paths = np.stack(
+            [_ridge_path(*parts, self._descending()) for parts in zip(gram, right, square, rows, strict=True)]
+        )
+        errors = np.zeros((tasks, len(self.strengths)))
+        for run in np.flatnonzero(dynamics.validate):
+            responses, deviations = self._responses(curricula, run), self._deviations(dynamics, run)
+            for task in range(tasks):
+                x, y = responses[:, self.task == task], deviations[:, self.task == task]
+                errors[task] += np.square(x @ paths[task].T - y[..., None]).sum(axis=(0, 1))
+        best = errors.argmin(axis=1)  # the first of equals, which is the stronger
+        self.chosen = [self._descending()[i] for i in best]
+        self.weights = paths[np.arange(tasks), best]
+
+    def simulate(self, curricula: Curricula, first_values: Array) -> Array:
+        """Add up the responses; see `Simulator.simulate`. The given value stands, and moves nothing after it.
+
+        Raises:
+            UserError: the runs have another number of steps than the fitting runs.
+        """
+        runs, steps, _ = curricula.examples.shape
+        if steps + 1 != len(self.curve):
+            raise UserError(
+                f"gradient_response: fitted on runs of {len(self.curve) - 1} steps, cannot simulate {steps}; "
+                "simulate runs of the same length"
+            )
+        values = np.repeat(self.curve[None], runs, axis=0)
+        for run in range(runs):
+            values[run, 1:] += np.einsum("tzk,zk->tz", self._responses(curricula, run), self.weights[self.task])
+        values[:, :1] = first_values
+        return values
+
+    def _columns(self) -> int:
+        return len(self.names) * len(self.momenta) * len(self.decays)
+
+    def _descending(self) -> list[float]:
+        return sorted(self.strengths, reverse=True)
+
+    def _shares(self, curricula: Curricula, run: int) -> Array:
+        """Return each example's share of each batch's loss, [steps, train]."""
+        examples = curricula.examples[run]
+        tokens = self.kernels.tokens[examples].astype(float)
+        shares = np.zeros((len(examples), len(self.kernels.tokens)))
+        np.add.at(shares, (np.arange(len(examples))[:, None], examples), tokens / tokens.sum(axis=1, keepdims=True))
+        return shares
+
+    def _deviations(self, dynamics: Dynamics, run: int) -> Array:
+        return dynamics.values[run, 1:] - self.curve[1:]
+
+    def _responses(self, curricula: Curricula, run: int) -> Array:
+        """Return r_kt(z), [steps, tests, responses]."""
+        shares, rates = self._shares(curricula, run) - self.shares, curricula.rates[run]
+        steps = len(shares)
+        found = np.empty((steps, len(self.task), self._columns()))
+        column = 0
+        for momentum in self.momenta:
+            averages = lfilter([1 - momentum], [1, -momentum], shares, axis=0)
+            averages *= (rates / (1 - momentum ** np.arange(1, steps + 1)))[:, None]
+            for name in self.names:
+                moves = np.empty((steps, len(self.task)))
+                for start, stop, kernel in self.kernels.spans(name, steps):
+                    moves[start:stop] = averages[start:stop] @ kernel
+                for decay in self.decays:
+                    found[:, :, column] = lfilter([-1.0], [1, -decay], moves, axis=0)
+                    column += 1
+        return found
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return curve ([steps + 1, tests]), mean shares ([steps, train]), weights ([tasks, responses]), kernels."""
+        settings = {
+            "kernels": list(self.names),
+            "momenta": list(self.momenta),
+            "decays": list(self.decays),
+            "strengths": list(self.strengths),
+        }
+        arrays = {"curve": self.curve, "shares": self.shares, "weights": self.weights, "task": self.task}
+        arrays |= {"checkpoints": self.kernels.steps, "tokens": self.kernels.tokens, **self.kernels.values}
+        chosen = {f"strength of task {i + 1}": strength for i, strength in enumerate(self.chosen)}
+        return arrays, {"settings": settings, "chosen": chosen}
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> Self:
+        """Return the simulator whose `state` this is."""
+        simulator = cls(**values["settings"])
+        kernels = {name: arrays[name] for name in simulator.names}
+        simulator.kernels = Kernels(arrays["checkpoints"], arrays["tokens"], kernels)
+        simulator.curve, simulator.shares = arrays["curve"], arrays["shares"]
+        simulator.weights, simulator.task = arrays["weights"], arrays["task"]
+        simulator.chosen = list(values["chosen"].values())
+        return simulator
+
+
+def _ridge_path(gram: Array, right: Array, square: float, rows: float, strengths: list[float]) -> Array:
+    """Return the ridge solution of each strength, [strengths, columns], from one decomposition.
+
+    Args:
+        gram: X'X, [columns, columns].
+        right: X'y.
+        square: y'y.
+        rows: of X.
+        strengths: for columns and y scaled to mean square 1; a column of zeros gets no weight.
+    """
+    diagonal = np.diag(gram)
+    # A response that is rounding next to others of its kind says nothing either.
+    used = diagonal > np.finfo(float).eps * diagonal.max(initial=0.0)
+    scale = np.where(used, np.sqrt(np.where(used, diagonal, 1.0) / max(rows, 1.0)), 1.0)
+    height = np.sqrt(square / max(rows, 1.0)) or 1.0
+    values, vectors = np.linalg.eigh(
+        np.where(np.outer(used, used), gram, 0.0) / np.outer(scale, scale) / max(rows, 1.0)
+    )
+    rotated = vectors.T @ (np.where(used, right, 0.0) / scale / height / max(rows, 1.0))
+    solved = rotated / (np.maximum(values, 0.0) + np.array(strengths)[:, None])
+    return np.where(used, solved @ vectors.T * height / scale, 0.0)
