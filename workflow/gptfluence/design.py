@@ -472,7 +472,6 @@ class Design:
                 "replays": self.replays_of(name),
                 "task_files": {task: self.task_file(task) for task in self.groups[name].train_tasks},
                 "pool": self.params.plan.pool,
-                "learning_rate": self.groups[name].runs[0].learning_rate,
             }
             for name in self.judged_groups()
         }

@@ -54,7 +54,8 @@ def write_run(folder, number, split, batches, values):
     step, slot = (axis.ravel() for axis in np.indices(batches.shape, np.int32))
     columns = {"step": step + 1, "slot": slot, "task": [TASKS[row // SIZE] for row in batches.ravel()]}
     write_parquet(curriculum, pa.table(columns | {"example": (batches.ravel() % SIZE).astype(np.int32)}), {})
-    return {"run_id": run_id, "split": split, "hash": run_id, "shard": str(shard), "curriculum": str(curriculum)}
+    row = {"run_id": run_id, "split": split, "learning_rate": RATE, "hash": run_id}
+    return row | {"shard": str(shard), "curriculum": str(curriculum)}
 
 
 def write_task(path, task, facts):
@@ -120,7 +121,6 @@ def make_spec(folder, facts=FACTS, noise=0.0, orders=SUBSET_ORDERS, drop_methods
         "replays": [str(folder / "effects.parquet")],
         "task_files": {task: write_task(folder / f"{task}.parquet", task, facts.get(task, {})) for task in TASKS},
         "pool": POOL,
-        "learning_rate": RATE,
     }
     return {"groups": {"g": group}, "bootstrap_samples": 200, "bootstrap_seed": 1, "confidence": 0.9}
 

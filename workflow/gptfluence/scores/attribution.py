@@ -76,7 +76,7 @@ def judge_attribution(spec: dict[str, Any], output: Path) -> None:
 
     Args:
         spec: groups {group: as `load_group` reads it, with runs of all splits, and table, seconds, replays (paths),
-            task_files ({training task: path}), pool (ids below are of the seen pool), learning_rate},
+            task_files ({training task: path}), pool (ids below are of the seen pool)},
             bootstrap_samples, bootstrap_seed, confidence.
         output: Parquet, one row for each (group, method, measure) that says something. n: of how many runs (as a
             simulator), subsets (LDS) or test examples (the others) the value is a mean; of seconds, 1.

@@ -15,7 +15,7 @@ def test_orders_models_and_draws_intervals(specs: dict[str, Any]) -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["small", "a-large"]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[-1] == "own"
-    assert len(axes.containers) == len(labels) == 7
+    assert len(axes.containers) == len(labels) == 8
     first = axes.containers[0]
     np.testing.assert_allclose(first.lines[0].get_xdata(), [0.02, 0.04])
     np.testing.assert_allclose(first.lines[2][0].get_segments()[0][:, 0], [0.018, 0.024])
