@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gptfluence.attribution.kernel_file import KernelFile, write_kernel_file
 from gptfluence.errors import UserError
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features
+from gptfluence.simulators.base import LEVELS, Array, Curricula, Dynamics, Features
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.files import load_simulator
 from gptfluence.simulators.fit import fit_simulator
@@ -108,9 +108,9 @@ def test_beats_the_mean_curve_and_needs_the_curriculum() -> None:
 
 
 def split_of(
-    made: tuple[Dynamics, Curricula, Features],
+    made: tuple[Dynamics, Curricula, Features], held: int = 4
 ) -> tuple[tuple[Dynamics, Features], Curricula, Array, Curricula]:
-    dynamics, fitted, measured, fresh = split(made[0], made[1], 4)
+    dynamics, fitted, measured, fresh = split(made[0], made[1], held)
     return (dynamics, made[2]), fitted, measured, fresh
 
 
@@ -206,3 +206,52 @@ def test_kernels_of_another_plan_or_that_are_not_finite_are_named(tmp_path: Path
         read(np.full((1, 12, 5), np.inf))
     with pytest.raises(UserError, match="missing"):
         load_group(spec | {"kernels": str(tmp_path / "no.safetensors")})
+
+
+# ------------------------------------------------------------------------------------------------------- intervals
+
+
+def test_intervals_come_from_the_errors_of_fits_that_lack_the_run() -> None:
+    """Each fit is made again here, from the other runs alone and with the same strengths."""
+    dynamics, curricula, features = planted(runs=7, steps=9, batch=3, train=10, tests=5)
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(dynamics, curricula, features)
+    errors = []
+    for run in np.flatnonzero(~dynamics.validate):
+        others = np.arange(7) != run
+        alone = curricula.of(~others)
+        predicted = np.empty((9, 5))
+        for task, strength in enumerate(simulator.chosen):
+            again = GradientResponse(**SETTINGS | {"strengths": (strength,)})
+            again.fit(Dynamics(dynamics.values[others], dynamics.validate[others]), curricula.of(others), features)
+            tests = features.test_task == task
+            predicted[:, tests] = again.simulate(alone, dynamics.values[run, None, :1])[0, 1:, tests].T
+        errors.append(np.abs(dynamics.values[run, 1:] - predicted))
+    widths = simulator.half_widths(curricula)
+    assert widths is not None and widths.shape == (3, 7, 10, 5)
+    for task in (0, 1):
+        tests = features.test_task == task
+        found = np.array(errors)[:, :, tests]
+        spread = np.sqrt(np.outer((found**2).mean((0, 2)), (found**2).mean((0, 1))) / (found**2).mean())
+        for level, width in zip(LEVELS, widths, strict=True):
+            quantile = np.quantile(found / spread, level)
+            np.testing.assert_allclose(width[:, 1:, tests], np.tile(quantile * spread, (7, 1, 1)), rtol=1e-4)
+    assert not widths[:, :, 0].any()
+
+
+def test_intervals_of_fresh_runs_hold_as_much_as_they_say() -> None:
+    (dynamics, features), fitted, measured, fresh = split_of(planted(runs=60, tests=30), held=30)
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(dynamics, fitted, features)
+    widths = simulator.half_widths(fresh)
+    assert widths is not None
+    errors = np.abs(simulator.simulate(fresh, measured[:, :1]) - measured)[:, 1:]
+    held = [(errors <= width[:, 1:]).mean() for width in widths]
+    np.testing.assert_allclose(held, LEVELS, atol=0.05)
+
+
+def test_one_fitting_run_gives_no_intervals() -> None:
+    dynamics, curricula, features = planted(runs=3)
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(dynamics, curricula, features)
+    assert simulator.half_widths(curricula) is None

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+LEVELS = (0.5, 0.8, 0.95)
+"""How often a measured value is to lie in each interval around a simulated one."""
+
 
 @dataclass(frozen=True)
 class Dynamics:
@@ -148,6 +151,14 @@ class Simulator(ABC):
         Returns:
             [runs, steps + 1, tests]; the first `start` steps are the given values.
         """
+
+    def half_widths(self, curricula: Curricula) -> Array | None:
+        """Return half the widths of intervals around what is simulated, one at a time and not of whole trajectories.
+
+        Returns:
+            [levels, runs, steps + 1, tests], one level for each of `LEVELS`, in the metric's unit; None: not known.
+        """
+        return None
 
     @abstractmethod
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -15,18 +15,22 @@ that is fitted: by ridge regression of whole trajectories, so the error of the r
 can explode, since trajectories are sums of responses.
 
 Training examples need not have been seen: a kernel is all that is known of them.
+
+Intervals come from the errors that are made in each fitting run without it: the quantile, over all cells, of an error
+in units of what its step and test have on average.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from gptfluence.errors import UserError
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Kernels, Simulator
+from gptfluence.simulators.base import LEVELS, Array, Curricula, Dynamics, Features, Kernels, Simulator
 
 Kernel = Literal["sgd", "adamw"]
 
@@ -57,7 +61,7 @@ class GradientResponse(Simulator):
         self.chosen: list[float] = []  # [tasks]
         self.kernels = Kernels.none()
         self.task: NDArray[np.int64] = np.empty(0, np.int64)  # [tests]
-        self.curve = self.shares = self.weights = np.empty((0, 0))
+        self.curve = self.shares = self.weights = self.spread = self.quantiles = np.empty((0, 0))
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Fit every strength and keep, for each task, the one that is best on the validation runs (ties: the stronger).
@@ -72,29 +76,55 @@ class GradientResponse(Simulator):
         fitting = ~dynamics.validate
         self.curve = dynamics.values[fitting].mean(axis=0)
         self.shares = np.mean([self._shares(curricula, run) for run in np.flatnonzero(fitting)], axis=0)
-        tasks, columns = int(self.task.max(initial=-1)) + 1, self._columns()
-        gram, right = np.zeros((tasks, columns, columns)), np.zeros((tasks, columns))
-        square, rows = np.zeros(tasks), np.zeros(tasks)
-        for run in np.flatnonzero(fitting):
-            responses, deviations = self._responses(curricula, run), self._deviations(dynamics, run)
-            for task in range(tasks):
-                x, y = responses[:, self.task == task].reshape(-1, columns), deviations[:, self.task == task].ravel()
-                gram[task] += x.T @ x
-                right[task] += x.T @ y
-                square[task] += y @ y
-                rows[task] += len(y)
-        paths = np.stack(
-            [_ridge_path(*parts, self._descending()) for parts in zip(gram, right, square, rows, strict=True)]
-        )
-        errors = np.zeros((tasks, len(self.strengths)))
-        for run in np.flatnonzero(dynamics.validate):
-            responses, deviations = self._responses(curricula, run), self._deviations(dynamics, run)
-            for task in range(tasks):
-                x, y = responses[:, self.task == task], deviations[:, self.task == task]
-                errors[task] += np.square(x @ paths[task].T - y[..., None]).sum(axis=(0, 1))
+        moments = [_Moments.none(self._columns()) for _ in range(self._tasks())]
+        for task, x, y in self._parts(dynamics, curricula, fitting):
+            moments[task] = moments[task].plus(_Moments.of(x, y))
+        strengths = sorted(self.strengths, reverse=True)
+        paths = [_ridge_path(sums, strengths) for sums in moments]
+        errors = np.zeros((len(moments), len(strengths)))
+        for task, x, y in self._parts(dynamics, curricula, ~fitting):
+            errors[task] += np.square(x @ paths[task].T - y[..., None]).sum(axis=(0, 1))
         best = errors.argmin(axis=1)  # the first of equals, which is the stronger
-        self.chosen = [self._descending()[i] for i in best]
-        self.weights = paths[np.arange(tasks), best]
+        self.chosen = [strengths[i] for i in best]
+        self.weights = np.array([path[i] for path, i in zip(paths, best, strict=True)])
+        self._fit_intervals(dynamics, curricula, fitting, moments)
+
+    def _fit_intervals(
+        self, dynamics: Dynamics, curricula: Curricula, fitting: NDArray[np.bool_], moments: list[_Moments]
+    ) -> None:
+        """Measure the errors in each fitting run of the simulator that is fitted without it.
+
+        Without run r of R, curve and mean shares are those of the others, from which r is R / (R - 1) times as far as
+        from the mean of all; the sums of squares lack as much of r. So no run is read again but for its residuals.
+        """
+        runs, steps = int(fitting.sum()), len(self.curve) - 1
+        self.spread = np.full((steps, len(self.task)), np.nan)
+        self.quantiles = np.full((len(moments), len(LEVELS)), np.nan)
+        if runs < 2:
+            return
+        far = runs / (runs - 1)
+        errors: list[list[Array]] = [[] for _ in moments]
+        for task, x, y in self._parts(dynamics, curricula, fitting):
+            others = moments[task].plus(_Moments.of(x, y), -far, rows=-y.size)
+            (weights,) = _ridge_path(others, [self.chosen[task]])
+            errors[task].append(far * (y - x @ weights))
+        for task, found in enumerate(errors):
+            squares = np.square(found)
+            # A product of what steps and what tests have, as a cell alone has but one error a run.
+            of_steps, of_tests = squares.mean(axis=(0, 2)), squares.mean(axis=(0, 1))
+            spread = np.sqrt(np.outer(of_steps, of_tests) / (squares.mean() or 1.0))
+            self.spread[:, self.task == task] = spread
+            sizes = np.divide(np.abs(found), spread, out=np.zeros_like(squares), where=spread > 0)
+            self.quantiles[task] = np.quantile(sizes, LEVELS)
+
+    def half_widths(self, curricula: Curricula) -> Array | None:
+        """Return half the widths of the intervals; see `Simulator.half_widths`."""
+        runs = len(curricula.examples)
+        if np.isnan(self.spread).any():
+            return None
+        widths = self.quantiles[self.task].T[:, None] * self.spread
+        widths = np.concatenate([np.zeros((len(LEVELS), 1, len(self.task))), widths], axis=1)
+        return np.repeat(widths[:, None], runs, axis=1)
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Add up the responses; see `Simulator.simulate`. The given value stands, and moves nothing after it.
@@ -117,8 +147,21 @@ class GradientResponse(Simulator):
     def _columns(self) -> int:
         return len(self.names) * len(self.momenta) * len(self.decays)
 
-    def _descending(self) -> list[float]:
-        return sorted(self.strengths, reverse=True)
+    def _tasks(self) -> int:
+        return int(self.task.max(initial=-1)) + 1
+
+    def _parts(
+        self, dynamics: Dynamics, curricula: Curricula, runs: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, Array, Array]]:
+        """Yield, of each run and task, the task, responses [steps, its tests, responses] and deviations [steps, tests].
+
+        One run at a time is in memory.
+        """
+        for run in np.flatnonzero(runs):
+            responses = self._responses(curricula, run)
+            deviations = dynamics.values[run, 1:] - self.curve[1:]
+            for task in range(self._tasks()):
+                yield task, responses[:, self.task == task], deviations[:, self.task == task]
 
     def _shares(self, curricula: Curricula, run: int) -> Array:
         """Return each example's share of each batch's loss, [steps, train]."""
@@ -127,9 +170,6 @@ class GradientResponse(Simulator):
         shares = np.zeros((len(examples), len(self.kernels.tokens)))
         np.add.at(shares, (np.arange(len(examples))[:, None], examples), tokens / tokens.sum(axis=1, keepdims=True))
         return shares
-
-    def _deviations(self, dynamics: Dynamics, run: int) -> Array:
-        return dynamics.values[run, 1:] - self.curve[1:]
 
     def _responses(self, curricula: Curricula, run: int) -> Array:
         """Return r_kt(z), [steps, tests, responses]."""
@@ -158,6 +198,7 @@ class GradientResponse(Simulator):
             "strengths": list(self.strengths),
         }
         arrays = {"curve": self.curve, "shares": self.shares, "weights": self.weights, "task": self.task}
+        arrays |= {"spread": self.spread, "quantiles": self.quantiles}
         arrays |= {"checkpoints": self.kernels.steps, "tokens": self.kernels.tokens, **self.kernels.values}
         chosen = {f"strength of task {i + 1}": strength for i, strength in enumerate(self.chosen)}
         return arrays, {"settings": settings, "chosen": chosen}
@@ -170,28 +211,61 @@ class GradientResponse(Simulator):
         simulator.kernels = Kernels(arrays["checkpoints"], arrays["tokens"], kernels)
         simulator.curve, simulator.shares = arrays["curve"], arrays["shares"]
         simulator.weights, simulator.task = arrays["weights"], arrays["task"]
+        simulator.spread, simulator.quantiles = arrays["spread"], arrays["quantiles"]
         simulator.chosen = list(values["chosen"].values())
         return simulator
 
 
-def _ridge_path(gram: Array, right: Array, square: float, rows: float, strengths: list[float]) -> Array:
+class _Moments(NamedTuple):
+    """Sums over rows of what least squares needs.
+
+    Attributes:
+        gram: X'X, [columns, columns].
+        right: X'y, [columns].
+        square: y'y.
+        rows: how many.
+    """
+
+    gram: Array
+    right: Array
+    square: float
+    rows: float
+
+    @classmethod
+    def none(cls, columns: int) -> _Moments:
+        return cls(np.zeros((columns, columns)), np.zeros(columns), 0.0, 0.0)
+
+    @classmethod
+    def of(cls, x: Array, y: Array) -> _Moments:
+        """Sum over a run; x: [steps, tests, columns], y: [steps, tests]."""
+        rows = x.reshape(-1, x.shape[-1])
+        return cls(rows.T @ rows, rows.T @ y.ravel(), float(np.vdot(y, y)), float(y.size))
+
+    def plus(self, other: _Moments, times: float = 1.0, rows: float | None = None) -> _Moments:
+        """Add another's sums, some times; and its rows, or as many as said."""
+        return _Moments(
+            self.gram + times * other.gram,
+            self.right + times * other.right,
+            self.square + times * other.square,
+            self.rows + (other.rows if rows is None else rows),
+        )
+
+
+def _ridge_path(sums: _Moments, strengths: list[float]) -> Array:
     """Return the ridge solution of each strength, [strengths, columns], from one decomposition.
 
     Args:
-        gram: X'X, [columns, columns].
-        right: X'y.
-        square: y'y.
-        rows: of X.
+        sums: over the rows.
         strengths: for columns and y scaled to mean square 1; a column of zeros gets no weight.
     """
-    diagonal = np.diag(gram)
-    # A response that is rounding next to others of its kind says nothing either.
+    rows = max(sums.rows, 1.0)
+    diagonal = np.diag(sums.gram)
+    # A response that is rounding next to others says nothing.
     used = diagonal > np.finfo(float).eps * diagonal.max(initial=0.0)
-    scale = np.where(used, np.sqrt(np.where(used, diagonal, 1.0) / max(rows, 1.0)), 1.0)
-    height = np.sqrt(square / max(rows, 1.0)) or 1.0
-    values, vectors = np.linalg.eigh(
-        np.where(np.outer(used, used), gram, 0.0) / np.outer(scale, scale) / max(rows, 1.0)
-    )
-    rotated = vectors.T @ (np.where(used, right, 0.0) / scale / height / max(rows, 1.0))
+    scale = np.sqrt(np.where(used, diagonal, rows) / rows)
+    height = np.sqrt(max(sums.square, 0.0) / rows) or 1.0
+    gram = np.where(np.outer(used, used), sums.gram, 0.0) / np.outer(scale, scale) / rows
+    values, vectors = np.linalg.eigh(gram)
+    rotated = vectors.T @ (np.where(used, sums.right, 0.0) / scale / height / rows)
     solved = rotated / (np.maximum(values, 0.0) + np.array(strengths)[:, None])
-    return np.where(used, solved @ vectors.T * height / scale, 0.0)
+    return solved @ vectors.T * height / scale
