@@ -7,3 +7,12 @@ AVERAGE = "average"
 
 MEASURED = "measured"
 """What the truth is called in the column of methods."""
+
+LEVELS = (0.5, 0.8, 0.95)
+"""How often a measured value is to lie in each interval around a simulated one."""
+
+HALF_WIDTHS = tuple(f"half_width_{round(100 * level)}" for level in LEVELS)
+"""Columns of half the widths of these intervals, in the metric's unit; null for methods without."""
+
+COVERAGES = tuple(f"coverage_{round(100 * level)}" for level in LEVELS)
+"""Measures of how often measured values do lie in them."""

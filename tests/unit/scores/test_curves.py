@@ -13,6 +13,7 @@ from gptfluence.errors import UserError
 from gptfluence.io import write_parquet
 from gptfluence.scores.curves import ExampleRun, list_curves, read_curves, write_curves
 from gptfluence.scores.simulations import Simulations, read_simulations
+from gptfluence.words import HALF_WIDTHS
 from trajectories import STEPS, TESTS, Methods, write_simulations
 
 # Not in the file's order.
@@ -38,6 +39,8 @@ def assert_same(one: Simulations, other: Simulations) -> None:
     np.testing.assert_array_equal(one.tasks, other.tasks)
     np.testing.assert_array_equal(one.examples, other.examples)
     np.testing.assert_array_equal(one.values, other.values)
+    assert list(one.half_widths) == list(other.half_widths) == ["simfluence"]
+    np.testing.assert_array_equal(one.half_widths["simfluence"], other.half_widths["simfluence"])
 
 
 def test_what_was_written_is_read(tmp_path: Path, curves: dict[ExampleRun, Simulations]) -> None:
@@ -63,7 +66,7 @@ def test_rows_are_tidy_and_sorted(tmp_path: Path, curves: dict[ExampleRun, Simul
     write_curves(path, curves)
     table = pq.read_table(path)
     names = ["scenario", "model", "group", "metric", "run_id", "method", "task", "example", "step", "value"]
-    assert table.column_names == names
+    assert table.column_names == [*names, *HALF_WIDTHS]
     assert all(pa.types.is_dictionary(table.schema.field(name).type) for name in names[:7])
     rows = table.to_pylist()
     keys = [tuple(row[name] for name in names[:9]) for row in rows]

@@ -49,6 +49,13 @@ def test_scores_of_seen_and_unseen_runs(tmp_path, methods):
     assert (row["n_runs"], row["n_examples"]) == (3, 3)
     assert row["low"] <= row["value"] <= row["high"]
 
+    near = np.abs(own - truth)[seen][:, 1:][:, :, rte] <= np.float32(0.4)
+    row = cell(table, task="rte", method="simfluence", setting="seen", measure="coverage_80")
+    assert row["value"] == pytest.approx(near.mean()) and 0.5 < row["value"] < 1
+    assert row["low"] <= row["value"] <= row["high"]
+    with_intervals = {r["method"] for r in table.to_pylist() if r["measure"].startswith("coverage")}
+    assert with_intervals == {"simfluence"}
+
     # Of the second order: only steps from 2 on count, for the mean curve too.
     own_error = ((own - truth) ** 2)[seen][:, 2:][:, :, rte].mean()
     reference = ((curve - truth) ** 2)[seen][:, 2:][:, :, rte].mean()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from gptfluence.io import write_parquet
+from gptfluence.words import HALF_WIDTHS
 
 RUNS = ["g-03", "g-01", "g-unseen-01", "g-02"]
 SETTINGS = {"g-01": "seen", "g-02": "seen", "g-03": "seen", "g-unseen-01": "unseen_train"}
@@ -28,11 +29,16 @@ def make_methods() -> Methods:
     return {"measured": (0, measured), "mean_curve": (1, curve), "simfluence": (1, own), "order_2": (2, own)}
 
 
+def half_widths_of(method: str) -> list[float] | list[None]:
+    """Return what stands in the interval columns of a method's rows: there are intervals around `simfluence`."""
+    return [0.2, 0.4, 0.8] if method == "simfluence" else [None] * 3
+
+
 def write_simulations(path: Path, methods: Methods, drop: Callable[[dict[str, Any]], bool] | None = None) -> None:
     """Write a file of simulations with its rows in a shuffled order, without those that `drop` is true of."""
     rows = [
         {"method": m, "run_id": run, "task": task, "example": example, "metric": "loss", "step": t,
-         "value": float(values[r, t, n])}
+         "value": float(values[r, t, n]), **dict(zip(HALF_WIDTHS, half_widths_of(m), strict=True))}
         for m, (start, values) in methods.items()
         for r, run in enumerate(RUNS)
         for n, (task, example) in enumerate(TESTS)
@@ -40,6 +46,6 @@ def write_simulations(path: Path, methods: Methods, drop: Callable[[dict[str, An
     ]  # fmt: skip
     rows = [row for row in rows if drop is None or not drop(row)]
     np.random.default_rng(0).shuffle(rows)
-    types = {"example": pa.int32(), "step": pa.int32(), "value": pa.float32()}
+    types = {"example": pa.int32(), "step": pa.int32(), **dict.fromkeys(("value", *HALF_WIDTHS), pa.float32())}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in rows[0]])
     write_parquet(path, pa.Table.from_pylist(rows, schema), {"group": "g", "metric": "loss"})

@@ -10,6 +10,7 @@ from gptfluence.simulators.data import load_group
 from gptfluence.simulators.files import load_simulator
 from gptfluence.simulators.fit import fit_simulator
 from gptfluence.simulators.simulate import simulate_runs
+from gptfluence.words import HALF_WIDTHS
 from synthetic import chosen_runs, write_group
 from test_files import SETTINGS
 
@@ -40,11 +41,10 @@ def test_from_shards_to_simulations(metric: str, tmp_path: Path, caplog: pytest.
     Path(spec["features"]).unlink()
     simulate_runs(simulated, tmp_path / "s.parquet")
     table = read_parquet(tmp_path / "s.parquet")
-    names = ["method", "run_id", "task", "example", "metric", "step", "value", "lower", "upper"]
+    names = ["method", "run_id", "task", "example", "metric", "step", "value", *HALF_WIDTHS]
     assert table.column_names == names
-    types = [str(table.schema.field(n).type) for n in ("example", "step", "value", "lower")]
+    types = [str(table.schema.field(n).type) for n in ("example", "step", "value", HALF_WIDTHS[0])]
     assert types == ["int32", "int32", "float", "float"]
-    assert table["lower"].null_count == table["upper"].null_count == len(table)
 
     data = load_group(simulated | {"features": None})
     rows = table.to_pylist()
@@ -60,6 +60,15 @@ def test_from_shards_to_simulations(metric: str, tmp_path: Path, caplog: pytest.
         expected = values[:, simulator.start :].swapaxes(1, 2).astype(np.float32).ravel()
         np.testing.assert_array_equal(np.array([r["value"] for r in mine], np.float32), expected)
         assert [r["step"] for r in mine[:2]] == [simulator.start, simulator.start + 1]
+        widths = simulator.half_widths(data.curricula)
+        assert (widths is not None) == (method == "gradient_response")
+        for level, name in enumerate(HALF_WIDTHS):
+            found = [r[name] for r in mine]
+            if widths is None:
+                assert set(found) == {None}
+            else:
+                expected = widths[level, :, simulator.start :].swapaxes(1, 2).astype(np.float32).ravel()
+                np.testing.assert_array_equal(np.array(found, np.float32), expected)
     assert read_provenance(tmp_path / "s.parquet")["methods"] == list(paths)
     assert {r["metric"] for r in rows} == {metric}
 

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from gptfluence.attribution.kernel_file import KernelFile, write_kernel_file
 from gptfluence.errors import UserError
-from gptfluence.simulators.base import LEVELS, Array, Curricula, Dynamics, Features
+from gptfluence.simulators.base import Array, Curricula, Dynamics, Features
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.files import load_simulator
 from gptfluence.simulators.fit import fit_simulator
 from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.rollout import all_steps_mse, validation_mse
 from gptfluence.simulators.simulate import simulate_runs
+from gptfluence.words import LEVELS
 from synthetic import chosen_runs, planted, split, write_group
 
 STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, 100.0)

@@ -16,12 +16,15 @@ import pyarrow.parquet as pq
 from gptfluence.errors import UserError
 from gptfluence.io import METADATA_KEY, atomic_path, canonical_json, read_provenance
 from gptfluence.scores.simulations import Simulations, read_simulations
+from gptfluence.words import HALF_WIDTHS
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
+_FLOATS = ("value", *HALF_WIDTHS)
 
 SCHEMA = pa.schema(
     [(name, _WORD) for name in ("scenario", "model", "group", "metric", "run_id", "method", "task")]
-    + [("example", pa.int32()), ("step", pa.int32()), ("value", pa.float32())]
+    + [("example", pa.int32()), ("step", pa.int32())]
+    + [(name, pa.float32()) for name in _FLOATS]
 )
 
 
@@ -45,7 +48,8 @@ def write_curves(path: str | Path, curves: dict[ExampleRun, Simulations]) -> Non
     provenance = {"curves": {"runs": sorted({run.run_id for run in curves})}}
     schema = SCHEMA.with_metadata({METADATA_KEY: canonical_json(provenance).encode()})
     # Floats compress better split into their bytes. Checksums as in all our files.
-    form = {"use_dictionary": SCHEMA.names[:-1], "column_encoding": {"value": "BYTE_STREAM_SPLIT"},
+    form = {"use_dictionary": SCHEMA.names[: -len(_FLOATS)],
+            "column_encoding": dict.fromkeys(_FLOATS, "BYTE_STREAM_SPLIT"),
             "compression": "zstd", "write_page_checksum": True}  # fmt: skip
     with atomic_path(path) as part, pq.ParquetWriter(part, schema, **form) as writer:
         for run in sorted(curves):
@@ -95,6 +99,9 @@ def _table(run: ExampleRun, simulations: Simulations) -> pa.Table:
     method, test, step = np.nonzero(np.broadcast_to(kept, (methods, tests, length)))
     tasks, task = np.unique(simulations.tasks, return_inverse=True)
     zeros = np.zeros(len(method), np.int32)
+    half_widths = np.full((len(HALF_WIDTHS), *simulations.values.shape), np.nan, np.float32)
+    for name, widths in simulations.half_widths.items():
+        half_widths[:, simulations.methods.index(name)] = widths
     columns = [
         *(_words(zeros, [word]) for word in (run.scenario, run.model, run.group, run.metric, run.run_id)),
         _words(method, simulations.methods),
@@ -102,6 +109,7 @@ def _table(run: ExampleRun, simulations: Simulations) -> pa.Table:
         simulations.examples[test].astype(np.int32),
         step.astype(np.int32),
         simulations.values[method, 0, step, test],
+        *(pa.array(widths[method, 0, step, test], from_pandas=True) for widths in half_widths),  # no interval: null
     ]
     return pa.table(columns, schema=SCHEMA)
 

@@ -81,6 +81,15 @@ def final_step_spearman(predicted: Array, measured: Array, counts: Array) -> Sco
     return Score(float(kept.mean()), samples, n_runs, std_over_runs=float(kept.std()))
 
 
+def coverage(predicted: Array, measured: Array, half_width: Array, counts: Array) -> Score:
+    """Return which share of the measured values lies within half the width of an interval from the predicted one."""
+    difference = _difference(predicted, measured)
+    if not np.isfinite(difference).all() or not np.isfinite(half_width).all():
+        return _undefined(counts)
+    by_run = (np.abs(difference) <= half_width).mean(axis=(1, 2))
+    return Score(float(by_run.mean()), counts @ by_run / len(by_run), len(by_run), std_over_runs=float(by_run.std()))
+
+
 def skill(predicted: Array, measured: Array, mean_curve: Array, counts: Array) -> Score:
     """Return 1 - MSE / MSE of the mean curve, on the same steps and trajectories.
 

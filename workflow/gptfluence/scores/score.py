@@ -19,7 +19,7 @@ from gptfluence.scores import measures
 from gptfluence.scores.curves import ExampleRun, write_curves
 from gptfluence.scores.measures import Score
 from gptfluence.scores.simulations import Simulations, read_simulations
-from gptfluence.words import AVERAGE, MEASURED
+from gptfluence.words import AVERAGE, COVERAGES, MEASURED
 
 LOG = logging.getLogger("gptfluence")
 
@@ -126,6 +126,8 @@ def _score_file(
                 found["skill"] = Score(None, np.full(len(counts), np.nan), len(members))
             else:
                 found["skill"] = measures.skill(p, m, mean_curve, counts)
+            for level, half_widths in zip(COVERAGES, simulations.half_widths.get(method, ()), strict=False):
+                found[level] = measures.coverage(p, m, half_widths[run][:, first:][:, :, tests].astype(float), counts)
             scores |= {(str(task), method, name): score for name, score in found.items()}
     return scores
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from gptfluence.errors import UserError
 from gptfluence.io import read_provenance
-from gptfluence.words import MEASURED
+from gptfluence.words import HALF_WIDTHS, MEASURED
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Simulations:
         tasks, examples: [tests], each test's task and example id; sorted by both.
         values: [methods, runs, steps + 1, tests] of float32; what a method was given is NaN.
         starts: the first predicted step of each method (0 for `measured`).
+        half_widths: of methods with intervals, half of each one's width, [levels, runs, steps + 1, tests].
     """
 
     methods: list[str]
@@ -33,6 +35,7 @@ class Simulations:
     examples: NDArray[np.int64]
     values: NDArray[np.float32]
     starts: list[int]
+    half_widths: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def of(self, method: str) -> NDArray[np.float32]:
         """Return a method's values, [runs, steps + 1, tests]."""
@@ -41,18 +44,19 @@ class Simulations:
     def single(self, run: str) -> Simulations:
         """Return one run's trajectories, as a copy that does not keep the others' in memory."""
         place = self.runs.index(run)
-        return replace(self, runs=[run], values=self.values[:, [place]])
+        half_widths = {method: widths[:, [place]] for method, widths in self.half_widths.items()}
+        return replace(self, runs=[run], values=self.values[:, [place]], half_widths=half_widths)
 
 
 def read_simulations(path: str | Path, row_groups: list[int] | None = None) -> Simulations:
-    """Read a file of simulations (columns: method, run_id, task, example, step, value), or some of its row groups.
+    """Read a file of simulations (columns: see `simulate_runs`), or some of its row groups.
 
     Raises:
         UserError: the file is missing or damaged, has no measured runs, or lacks or repeats a step.
     """
     read_provenance(path)  # names a missing or foreign file
     names = ["method", "run_id", "task"]
-    columns = [*names, "example", "step", "value"]
+    columns = [*names, "example", "step", "value", *HALF_WIDTHS]
     try:
         # As dictionaries: at the paper's scale a file has 12 million rows, and these few words in each.
         with pq.ParquetFile(path, read_dictionary=names, page_checksum_verification=True) as file:
@@ -67,6 +71,7 @@ def read_simulations(path: str | Path, row_groups: list[int] | None = None) -> S
     runs, run = _codes(table["run_id"])
     tasks, task = _codes(table["task"])
     example, step, value = (table[name].to_numpy() for name in ("example", "step", "value"))
+    intervals = _Intervals.of(table)
     del table  # arrays of all rows are what memory goes to
 
     # Number the tests by (task, example) without sorting the rows.
@@ -100,7 +105,46 @@ def read_simulations(path: str | Path, row_groups: list[int] | None = None) -> S
             where = f"run {runs[r]}, {tasks[pairs[t] // width]} example {pairs[t] % width}"
             raise UserError(f"{path}: {name} lacks steps of {where}. Delete the file and run snakemake again.")
         starts.append(start)
-    return Simulations(methods, runs, np.array(tasks)[pairs // width], pairs % width, values, starts)
+    half_widths = intervals.by_method(methods, method, cell, shape) if intervals else {}
+    return Simulations(methods, runs, np.array(tasks)[pairs // width], pairs % width, values, starts, half_widths)
+
+
+class _Intervals(NamedTuple):
+    """Rows that have intervals: few, as few methods have any.
+
+    Attributes:
+        rows: [rows with intervals], where they stand in the file.
+        half_widths: [levels, rows with intervals].
+    """
+
+    rows: NDArray[np.int64]
+    half_widths: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> _Intervals | None:
+        valid = pc.is_valid(table[HALF_WIDTHS[0]])
+        if not pc.any(valid).as_py():
+            return None
+        some = table.select(HALF_WIDTHS).filter(valid)
+        return cls(np.flatnonzero(valid.to_numpy()), np.stack([some[name].to_numpy() for name in HALF_WIDTHS]))
+
+    def by_method(
+        self, methods: list[str], method: NDArray[np.int32], cell: NDArray[np.int64], shape: tuple[int, ...]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return dense arrays; what a method was given is NaN.
+
+        Args:
+            method: [rows], number of each row's.
+            cell: [rows], each row's place in an array of `shape`, [methods, runs, steps + 1, tests].
+        """
+        each = int(np.prod(shape[1:]))
+        found = {}
+        for number in np.unique(method[self.rows]).tolist():
+            mine = method[self.rows] == number
+            dense = np.full((len(HALF_WIDTHS), each), np.nan, np.float32)
+            dense[:, cell[self.rows[mine]] - number * each] = self.half_widths[:, mine]
+            found[methods[number]] = dense.reshape(len(HALF_WIDTHS), *shape[1:])
+        return found
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:

@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-LEVELS = (0.5, 0.8, 0.95)
-"""How often a measured value is to lie in each interval around a simulated one."""
-
 
 @dataclass(frozen=True)
 class Dynamics:
@@ -156,7 +153,7 @@ class Simulator(ABC):
         """Return half the widths of intervals around what is simulated, one at a time and not of whole trajectories.
 
         Returns:
-            [levels, runs, steps + 1, tests], one level for each of `LEVELS`, in the metric's unit; None: not known.
+            [levels, runs, steps + 1, tests], in the levels of `words.LEVELS`, in the metric's unit; None: not known.
         """
         return None
 

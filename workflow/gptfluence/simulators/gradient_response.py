@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from gptfluence.errors import UserError
-from gptfluence.simulators.base import LEVELS, Array, Curricula, Dynamics, Features, Kernels, Simulator
+from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Kernels, Simulator
+from gptfluence.words import LEVELS
 
 Kernel = Literal["sgd", "adamw"]
 

@@ -16,7 +16,7 @@ from gptfluence.io import write_parquet
 from gptfluence.simulators.base import Array
 from gptfluence.simulators.data import GroupData, load_group
 from gptfluence.simulators.files import load_simulator
-from gptfluence.words import MEASURED
+from gptfluence.words import HALF_WIDTHS, MEASURED
 
 log = logging.getLogger("gptfluence")
 
@@ -24,7 +24,8 @@ log = logging.getLogger("gptfluence")
 def simulate_runs(spec: dict[str, Any], output: Path) -> None:
     """Simulate runs that no fit has seen and write them beside the measured ones.
 
-    Rows are ordered by method (measured first, then as in `spec`), run, test example, and step.
+    Columns: method, run_id, task, example, metric, step, value, and `words.HALF_WIDTHS`. Rows are ordered by method
+    (measured first, then as in `spec`), run, test example, and step.
 
     Args:
         spec: as for `fit_simulator`, without method and settings, with simulators ({method: path}) and replays
@@ -36,7 +37,7 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
     """
     data = load_group(spec | {"features": None})  # simulators hold their own features
     measured = data.dynamics.values
-    tables = [_table(MEASURED, measured, 0, spec["metric"], data)]
+    tables = [_table(MEASURED, measured, 0, spec["metric"], data, None)]
     for method, path in spec["simulators"].items():
         simulator, provenance = load_simulator(path)
         leaked = {run["hash"] for run in provenance["runs"].values()} & {run["hash"] for run in spec["runs"]}
@@ -49,9 +50,10 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
                 "%s %s %s: %d of %d roll-outs explode",
                 spec["group"], spec["metric"], method, exploded.sum(), exploded.size,
             )  # fmt: skip
-        tables.append(_table(method, simulated, simulator.start, spec["metric"], data))
+        widths = simulator.half_widths(data.curricula)
+        tables.append(_table(method, simulated, simulator.start, spec["metric"], data, widths))
     for method, simulated in roll_out_replays(spec["replays"], data).items():
-        tables.append(_table(method, simulated, 1, spec["metric"], data))
+        tables.append(_table(method, simulated, 1, spec["metric"], data, None))
     provenance = {
         "group": spec["group"],
         "metric": spec["metric"],
@@ -87,16 +89,22 @@ def roll_out_replays(paths: list[str], data: GroupData) -> dict[str, Array]:
     return simulated
 
 
-def _table(method: str, values: Array, start: int, metric: str, data: GroupData) -> pa.Table:
-    """Return the rows of one method from step `start` on; `values` is [runs, steps + 1, tests]."""
+def _table(method: str, values: Array, start: int, metric: str, data: GroupData, widths: Array | None) -> pa.Table:
+    """Return the rows of one method from step `start` on.
+
+    Args:
+        values: [runs, steps + 1, tests].
+        widths: half of each interval's, [levels, runs, steps + 1, tests], if there are intervals.
+    """
     runs, length, tests = values.shape
     run, test, step = (axis.ravel() for axis in np.indices((runs, tests, length - start), dtype=np.int32))
     task = np.repeat(np.arange(len(data.tasks), dtype=np.int32), data.sizes)[test]
     example = np.concatenate([np.arange(size, dtype=np.int32) for size in data.sizes])[test]
-    with np.errstate(over="ignore"):
-        value = values[:, start:].swapaxes(1, 2).astype(np.float32).ravel()
+    value = _by_test(values, start)
     zeros = np.zeros(len(value), dtype=np.int32)
     nothing = pa.nulls(len(value), pa.float32())
+    intervals = {name: nothing if widths is None else pa.array(_by_test(widths[i], start))
+                 for i, name in enumerate(HALF_WIDTHS)}  # fmt: skip
     return pa.table(
         {
             "method": _names(zeros, (method,)),
@@ -106,10 +114,15 @@ def _table(method: str, values: Array, start: int, metric: str, data: GroupData)
             "metric": _names(zeros, (metric,)),
             "step": step + np.int32(start),
             "value": value,
-            "lower": nothing,
-            "upper": nothing,
+            **intervals,
         }
     )
+
+
+def _by_test(values: Array, start: int) -> NDArray[np.float32]:
+    """Put the steps from `start` on of each run's tests one behind the other; `values`: [runs, steps + 1, tests]."""
+    with np.errstate(over="ignore"):
+        return values[:, start:].swapaxes(1, 2).astype(np.float32).ravel()
 
 
 def _names(codes: np.ndarray, names: tuple[str, ...]) -> pa.DictionaryArray:
