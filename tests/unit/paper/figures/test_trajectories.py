@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from drawn_from import make_curves, make_simulations
 from gptfluence.paper.figures import figure_10, figure_11
+from gptfluence.paper.figures.style import method_style
 from gptfluence.paper.figures.trajectories import pick_examples
 from gptfluence.scores.curves import read_curves, write_curves
 from matplotlib import pyplot as plt
@@ -82,3 +84,20 @@ def test_fewer_examples_than_are_shown_are_repeated() -> None:
     simulations = make_simulations("r", ["rte"])
     simulations.tasks[2:] = "sst2"
     assert pick_examples(simulations, "rte", 3) == [0, 0, 1]
+
+
+def test_methods_with_intervals_have_a_band(specs: dict[str, Any]) -> None:
+    made = {}
+    for run, simulations in make_curves().items():
+        widths = np.full((3, *simulations.values.shape[1:]), np.nan, np.float32)
+        widths[:, :, 1:] = np.array([0.1, 0.2, 0.4], np.float32)[:, None, None, None]
+        made[run] = replace(simulations, half_widths={"simfluence": widths})
+    write_curves(specs["figure_11"]["curves"], made)
+    figure = figure_11.draw(specs["figure_11"])
+    assert "bands: 80% intervals of a step" in figure.legends[0].get_title().get_text()
+    axes = figure.axes[0]
+    (band,) = axes.collections
+    line = next(line for line in axes.lines if line.get_color() == method_style("simfluence", []).colour)
+    step, value = line.get_xdata()[5], line.get_ydata()[5]
+    edges = {round(float(y), 4) for x, y in band.get_paths()[0].vertices if x == step}
+    assert edges == {round(float(value) - 0.2, 4), round(float(value) + 0.2, 4)}

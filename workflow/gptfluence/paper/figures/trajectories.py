@@ -16,9 +16,12 @@ from gptfluence.paper.figures.style import IN_TABLES_ONLY, MEASURED_STYLE, metho
 from gptfluence.paper.names import SCENARIOS, TASKS, sort_methods, sort_tasks
 from gptfluence.scores.curves import ExampleRun, list_curves, read_curves
 from gptfluence.scores.simulations import Simulations
-from gptfluence.words import MEASURED
+from gptfluence.words import LEVELS, MEASURED
 
 UNITS = {"loss": "loss (nats per token)", "bleu": "BLEU (0–100)", "rouge_l": "ROUGE-L (0–1)"}
+
+BAND = 0.8
+"""Level of the intervals that are drawn."""
 
 EXAMPLES = 3
 """How many test examples of a task the paper's Figures 10 and 11 show."""
@@ -103,6 +106,9 @@ def draw_example(axes: Axes, simulations: Simulations, test: int) -> dict[str, A
             steps, values, color=style.colour, linestyle=style.dash, marker=style.marker, markersize=3,
             markevery=(1 + place * every // len(methods), every), markeredgewidth=0.8,
         )  # fmt: skip
+        if method in simulations.half_widths:
+            width = simulations.half_widths[method][LEVELS.index(BAND), 0, :, test]
+            axes.fill_between(steps, values - width, values + width, color=style.colour, alpha=0.15, linewidth=0)
         ends.append(np.clip(values[np.isfinite(values)], first - reach, last + reach))
     shown = np.concatenate(ends)
     if np.isfinite(shown).any():  # not so where the GPT itself diverged
@@ -118,4 +124,5 @@ def finish(figure: Figure, drawn: dict[str, Any], run: ExampleRun) -> None:
     figure.get_layout_engine().set(rect=(0, 0, 0.985, 1))  # titles may be wider than their panel
     for axes in figure.axes:
         axes.set_visible(axes.has_data())
-    add_legend(figure, drawn, f"{run.model}, {SCENARIOS[run.scenario]}, first held-out run")
+    bands = f"; bands: {BAND:.0%} intervals of a step" if any(axes.collections for axes in figure.axes) else ""
+    add_legend(figure, drawn, f"{run.model}, {SCENARIOS[run.scenario]}, first held-out run{bands}")
