@@ -256,3 +256,34 @@ def test_one_fitting_run_gives_no_intervals() -> None:
     simulator = GradientResponse(**SETTINGS)
     simulator.fit(dynamics, curricula, features)
     assert simulator.half_widths(curricula) is None
+
+
+def test_curricula_like_the_fitted_ones_are_near_and_others_far() -> None:
+    (dynamics, features), fitted, _, fresh = split_of(planted(runs=24))
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(dynamics, fitted, features)
+    near = simulator.distances(fresh)
+    alone = replace(fresh, examples=np.repeat(fresh.examples[:, :1, :1], 30, axis=1).repeat(4, axis=2))
+    fast = replace(fresh, rates=5 * fresh.rates)
+    assert near is not None and (near > 0).all() and (near < 1.5).all()
+    far, faster = simulator.distances(alone), simulator.distances(fast)
+    assert far is not None and (far > 2).all()
+    np.testing.assert_allclose(faster, 5 * near, rtol=1e-6)
+
+
+def test_a_fitting_run_is_as_far_as_a_fit_without_it_says() -> None:
+    """The unit is the distance of the farthest of them, by a metric that is made of the others."""
+    dynamics, curricula, features = planted(runs=6, tests=3)
+    features = replace(features, test_task=np.zeros(3, int))
+    strength = (0.01,)
+    distances = []
+    for run in np.flatnonzero(~dynamics.validate):
+        others = np.arange(6) != run
+        again = GradientResponse(**SETTINGS | {"strengths": strength})
+        again.fit(Dynamics(dynamics.values[others], dynamics.validate[others]), curricula.of(others), features)
+        distance = again.distances(curricula.of(~others))
+        assert distance is not None
+        distances.append(distance[0] * again.reach[0])
+    simulator = GradientResponse(**SETTINGS | {"strengths": strength})
+    simulator.fit(dynamics, curricula, features)
+    assert simulator.reach[0] == pytest.approx(max(distances), rel=1e-4)

@@ -157,6 +157,15 @@ class Simulator(ABC):
         """
         return None
 
+    def distances(self, curricula: Curricula) -> Array | None:
+        """Return how far each run's curriculum is from the fitted ones, in units of the farthest of them.
+
+        Returns:
+            [runs]; above 1: farther than any curriculum was from the others when the simulator was fitted. None: not
+            known.
+        """
+        return None
+
     @abstractmethod
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return everything that `simulate` needs: named arrays, and JSON-able values."""

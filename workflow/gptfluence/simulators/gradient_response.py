@@ -63,6 +63,7 @@ class GradientResponse(Simulator):
         self.kernels = Kernels.none()
         self.task: NDArray[np.int64] = np.empty(0, np.int64)  # [tests]
         self.curve = self.shares = self.weights = self.spread = self.quantiles = np.empty((0, 0))
+        self.metrics, self.reach = np.empty((0, 0, 0)), np.empty(0)
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Fit every strength and keep, for each task, the one that is best on the validation runs (ties: the stronger).
@@ -101,6 +102,8 @@ class GradientResponse(Simulator):
         runs, steps = int(fitting.sum()), len(self.curve) - 1
         self.spread = np.full((steps, len(self.task)), np.nan)
         self.quantiles = np.full((len(moments), len(LEVELS)), np.nan)
+        self.metrics = np.array([_metric(sums, strength) for sums, strength in zip(moments, self.chosen, strict=True)])
+        self.reach = np.zeros(len(moments))
         if runs < 2:
             return
         far = runs / (runs - 1)
@@ -109,6 +112,7 @@ class GradientResponse(Simulator):
             others = moments[task].plus(_Moments.of(x, y), -far, rows=-y.size)
             (weights,) = _ridge_path(others, [self.chosen[task]])
             errors[task].append(far * (y - x @ weights))
+            self.reach[task] = max(self.reach[task], _distance(far * x, _metric(others, self.chosen[task])))
         for task, found in enumerate(errors):
             squares = np.square(found)
             # A product of what steps and what tests have, as a cell alone has but one error a run.
@@ -117,6 +121,22 @@ class GradientResponse(Simulator):
             self.spread[:, self.task == task] = spread
             sizes = np.divide(np.abs(found), spread, out=np.zeros_like(squares), where=spread > 0)
             self.quantiles[task] = np.quantile(sizes, LEVELS)
+
+    def distances(self, curricula: Curricula) -> Array | None:
+        """Return how far curricula are from the fitted ones; see `Simulator.distances`.
+
+        The distance of a run is the leverage of its responses, x' (X'X / n + ridge)^-1 x, root of the mean over its
+        steps and tests; what is given is the largest of the tasks', over that of the fitting runs, each without itself.
+        """
+        if np.isnan(self.spread).any():
+            return None
+        found = np.zeros(len(curricula.examples))
+        for run in range(len(found)):
+            responses = self._responses(curricula, run)
+            for task, (metric, reach) in enumerate(zip(self.metrics, self.reach, strict=True)):
+                distance = _distance(responses[:, self.task == task], metric)
+                found[run] = max(found[run], distance / reach if reach else float(distance > 0))
+        return found
 
     def half_widths(self, curricula: Curricula) -> Array | None:
         """Return half the widths of the intervals; see `Simulator.half_widths`."""
@@ -199,7 +219,7 @@ class GradientResponse(Simulator):
             "strengths": list(self.strengths),
         }
         arrays = {"curve": self.curve, "shares": self.shares, "weights": self.weights, "task": self.task}
-        arrays |= {"spread": self.spread, "quantiles": self.quantiles}
+        arrays |= {"spread": self.spread, "quantiles": self.quantiles, "metrics": self.metrics, "reach": self.reach}
         arrays |= {"checkpoints": self.kernels.steps, "tokens": self.kernels.tokens, **self.kernels.values}
         chosen = {f"strength of task {i + 1}": strength for i, strength in enumerate(self.chosen)}
         return arrays, {"settings": settings, "chosen": chosen}
@@ -213,6 +233,7 @@ class GradientResponse(Simulator):
         simulator.curve, simulator.shares = arrays["curve"], arrays["shares"]
         simulator.weights, simulator.task = arrays["weights"], arrays["task"]
         simulator.spread, simulator.quantiles = arrays["spread"], arrays["quantiles"]
+        simulator.metrics, simulator.reach = arrays["metrics"], arrays["reach"]
         simulator.chosen = list(values["chosen"].values())
         return simulator
 
@@ -260,13 +281,29 @@ def _ridge_path(sums: _Moments, strengths: list[float]) -> Array:
         strengths: for columns and y scaled to mean square 1; a column of zeros gets no weight.
     """
     rows = max(sums.rows, 1.0)
-    diagonal = np.diag(sums.gram)
-    # A response that is rounding next to others says nothing.
-    used = diagonal > np.finfo(float).eps * diagonal.max(initial=0.0)
-    scale = np.sqrt(np.where(used, diagonal, rows) / rows)
+    gram, scale, used = _standardised(sums)
     height = np.sqrt(max(sums.square, 0.0) / rows) or 1.0
-    gram = np.where(np.outer(used, used), sums.gram, 0.0) / np.outer(scale, scale) / rows
     values, vectors = np.linalg.eigh(gram)
     rotated = vectors.T @ (np.where(used, sums.right, 0.0) / scale / height / rows)
     solved = rotated / (np.maximum(values, 0.0) + np.array(strengths)[:, None])
     return solved @ vectors.T * height / scale
+
+
+def _standardised(sums: _Moments) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Return X'X / n of columns of mean square 1, their scales, and which of them say anything."""
+    rows, diagonal = max(sums.rows, 1.0), np.diag(sums.gram)
+    # A response that is rounding next to others says nothing.
+    used = diagonal > np.finfo(float).eps * diagonal.max(initial=0.0)
+    scale = np.sqrt(np.where(used, diagonal, rows) / rows)
+    return np.where(np.outer(used, used), sums.gram, 0.0) / np.outer(scale, scale) / rows, scale, used
+
+
+def _metric(sums: _Moments, strength: float) -> Array:
+    """Return (X'X / n + ridge)^-1, [columns, columns]."""
+    gram, scale, _ = _standardised(sums)
+    return np.linalg.inv(gram + strength * np.eye(len(gram))) / np.outer(scale, scale)
+
+
+def _distance(x: Array, metric: Array) -> float:
+    """Return the root of the mean leverage of rows; x: [steps, tests, columns]."""
+    return float(np.sqrt(max(np.einsum("tzi,ij,tzj->tz", x, metric, x, optimize=True).mean(), 0.0)))

@@ -20,6 +20,9 @@ from gptfluence.words import HALF_WIDTHS, MEASURED
 
 log = logging.getLogger("gptfluence")
 
+FAR = 2.0
+"""Distance, see `Simulator.distances`, above which a curriculum is worth a warning."""
+
 
 def simulate_runs(spec: dict[str, Any], output: Path) -> None:
     """Simulate runs that no fit has seen and write them beside the measured ones.
@@ -50,6 +53,7 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
                 "%s %s %s: %d of %d roll-outs explode",
                 spec["group"], spec["metric"], method, exploded.sum(), exploded.size,
             )  # fmt: skip
+        _warn_of_far(simulator.distances(data.curricula), data.runs, method)
         widths = simulator.half_widths(data.curricula)
         tables.append(_table(method, simulated, simulator.start, spec["metric"], data, widths))
     for method, simulated in roll_out_replays(spec["replays"], data).items():
@@ -62,6 +66,14 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
         "runs": {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in spec["runs"]},
     }
     write_parquet(output, pa.concat_tables(tables).unify_dictionaries().combine_chunks(), provenance)
+
+
+def _warn_of_far(distances: Array | None, runs: tuple[str, ...], method: str) -> None:
+    """Say which runs a method was not fitted for; `distances`: [runs]."""
+    for run, distance in zip(runs, distances if distances is not None else (), strict=False):
+        if distance > FAR:
+            log.warning("%s %s: its curriculum is %.1f times as far from the fitted ones as any of them was from the "
+                        "others; what is simulated may be far off", run, method, distance)  # fmt: skip
 
 
 def roll_out_replays(paths: list[str], data: GroupData) -> dict[str, Array]:
