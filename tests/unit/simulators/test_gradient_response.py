@@ -267,7 +267,7 @@ def test_curricula_like_the_fitted_ones_are_near_and_others_far() -> None:
     fast = replace(fresh, rates=5 * fresh.rates)
     assert near is not None and (near > 0).all() and (near < 1.5).all()
     far, faster = simulator.distances(alone), simulator.distances(fast)
-    assert far is not None and (far > 2).all()
+    assert far is not None and far.min() > 1.5
     np.testing.assert_allclose(faster, 5 * near, rtol=1e-6)
 
 
