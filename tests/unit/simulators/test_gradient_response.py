@@ -251,6 +251,20 @@ def test_intervals_of_fresh_runs_hold_as_much_as_they_say() -> None:
     np.testing.assert_allclose(held, LEVELS, atol=0.05)
 
 
+def test_of_two_fitting_runs_each_is_as_far_from_the_other_as_they_are_apart() -> None:
+    dynamics, curricula, features = planted(runs=4, tests=4)
+    simulator = GradientResponse(**SETTINGS | {"strengths": (1e-6,)})
+    simulator.fit(dynamics, curricula, features)
+    apart = np.abs(dynamics.values[0, 1:] - dynamics.values[1, 1:])
+    widths = simulator.half_widths(curricula)
+    assert widths is not None
+    for task in (0, 1):
+        found = apart[:, features.test_task == task]
+        spread = np.sqrt(np.outer((found**2).mean(1), (found**2).mean(0)) / (found**2).mean())
+        expected = np.quantile(found / spread, 0.5) * spread
+        np.testing.assert_allclose(widths[0, 0, 1:, features.test_task == task].T, expected, rtol=1e-6)
+
+
 def test_one_fitting_run_gives_no_intervals() -> None:
     dynamics, curricula, features = planted(runs=3)
     simulator = GradientResponse(**SETTINGS)

@@ -35,6 +35,8 @@ from gptfluence.words import LEVELS
 
 Kernel = Literal["sgd", "adamw"]
 
+_ROUNDING = 1e-11  # relative; differences below it are none
+
 
 class GradientResponse(Simulator):
     """The mean curve plus weighted responses to gradients."""
@@ -109,7 +111,7 @@ class GradientResponse(Simulator):
         far = runs / (runs - 1)
         errors: list[list[Array]] = [[] for _ in moments]
         for task, x, y in self._parts(dynamics, curricula, fitting):
-            others = moments[task].plus(_Moments.of(x, y), -far, rows=-y.size)
+            others = moments[task].without(_Moments.of(x, y), far)
             (weights,) = _ridge_path(others, [self.chosen[task]])
             errors[task].append(far * (y - x @ weights))
             self.reach[task] = max(self.reach[task], _distance(far * x, _metric(others, self.chosen[task])))
@@ -195,6 +197,7 @@ class GradientResponse(Simulator):
     def _responses(self, curricula: Curricula, run: int) -> Array:
         """Return r_kt(z), [steps, tests, responses]."""
         shares, rates = self._shares(curricula, run) - self.shares, curricula.rates[run]
+        shares[np.abs(shares) < _ROUNDING] = 0.0  # where all runs have the same
         steps = len(shares)
         found = np.empty((steps, len(self.task), self._columns()))
         column = 0
@@ -263,13 +266,19 @@ class _Moments(NamedTuple):
         rows = x.reshape(-1, x.shape[-1])
         return cls(rows.T @ rows, rows.T @ y.ravel(), float(np.vdot(y, y)), float(y.size))
 
-    def plus(self, other: _Moments, times: float = 1.0, rows: float | None = None) -> _Moments:
-        """Add another's sums, some times; and its rows, or as many as said."""
+    def plus(self, other: _Moments) -> _Moments:
+        """Add another's sums."""
+        return _Moments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def without(self, other: _Moments, times: float) -> _Moments:
+        """Take away another's sums, some times, and its rows, once; what then is rounding is zero."""
+        gram, square = self.gram - times * other.gram, self.square - times * other.square
+        kept = np.diag(gram) > _ROUNDING * np.diag(self.gram)
         return _Moments(
-            self.gram + times * other.gram,
-            self.right + times * other.right,
-            self.square + times * other.square,
-            self.rows + (other.rows if rows is None else rows),
+            np.where(np.outer(kept, kept), gram, 0.0),
+            np.where(kept, self.right - times * other.right, 0.0),
+            square if square > _ROUNDING * self.square else 0.0,
+            self.rows - other.rows,
         )
 
 
@@ -282,7 +291,7 @@ def _ridge_path(sums: _Moments, strengths: list[float]) -> Array:
     """
     rows = max(sums.rows, 1.0)
     gram, scale, used = _standardised(sums)
-    height = np.sqrt(max(sums.square, 0.0) / rows) or 1.0
+    height = np.sqrt(sums.square / rows) or 1.0
     values, vectors = np.linalg.eigh(gram)
     rotated = vectors.T @ (np.where(used, sums.right, 0.0) / scale / height / rows)
     solved = rotated / (np.maximum(values, 0.0) + np.array(strengths)[:, None])
@@ -292,8 +301,7 @@ def _ridge_path(sums: _Moments, strengths: list[float]) -> Array:
 def _standardised(sums: _Moments) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Return X'X / n of columns of mean square 1, their scales, and which of them say anything."""
     rows, diagonal = max(sums.rows, 1.0), np.diag(sums.gram)
-    # A response that is rounding next to others says nothing.
-    used = diagonal > np.finfo(float).eps * diagonal.max(initial=0.0)
+    used = diagonal > 0
     scale = np.sqrt(np.where(used, diagonal, rows) / rows)
     return np.where(np.outer(used, used), sums.gram, 0.0) / np.outer(scale, scale) / rows, scale, used
 
