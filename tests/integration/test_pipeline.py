@@ -19,6 +19,7 @@ import yaml
 from gptfluence.dynamics.pretrain import make_config, train_tokenizer
 from gptfluence.io import read_parquet, read_provenance
 from gptfluence.simulators.files import load_simulator
+from gptfluence.words import COVERAGES
 from pipeline import ROOT, heed_interrupts, snakemake
 from transformers import GPTNeoXForCausalLM
 
@@ -79,6 +80,7 @@ def test_every_artefact_is_there(finished: Path) -> None:
     assert columns["setting"] == {"seen", "unseen_train"}
     assert columns["measure"] == {
         "all_steps_mse", "all_steps_mae", "final_step_spearman", "skill", "across_run_correlation",
+        *COVERAGES,
     }  # fmt: skip
     assert json.loads((finished / "results/scores/metrics.json").read_text())
     for table in ("1", "2", "3", "4", "attribution"):
