@@ -293,7 +293,9 @@ def inputs_of_fit(wildcards):
     runs = DESIGN.groups[wildcards.group].runs
     files = files_of_runs([run for run in runs if run.split in ("fit", "validate")])
     spec = DESIGN.fit_spec(*key)
-    files += [file for file in (spec["features"], spec["table"], spec["kernels"]) if file]
+    files += [
+        file for file in (spec["features"], spec["table"], spec["kernels"]) if file
+    ]
     return inputs(files, DESIGN.simulator_file(*key))
 
 
