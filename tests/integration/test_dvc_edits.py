@@ -64,7 +64,12 @@ def test_one_model_more_trains_its_runs(pulled: Repository) -> None:
     said, new = work(pulled, "snakemake")
     assert len(new) == 4 and all("fine_tuning-tinier-rte" in file for file in new)
     counts = jobs(said)
-    assert (counts["pretrain_model"], counts["fit_simulator"], counts["simulate_runs"]) == (1, 4, 1), said
+    assert [counts[name] for name in ("pretrain_model", "measure_kernels", "fit_simulator", "simulate_runs")] == [
+        1,
+        1,
+        5,
+        1,
+    ], said
     assert "4 to train now" in said, said
 
 
