@@ -64,12 +64,8 @@ def test_one_model_more_trains_its_runs(pulled: Repository) -> None:
     said, new = work(pulled, "snakemake")
     assert len(new) == 4 and all("fine_tuning-tinier-rte" in file for file in new)
     counts = jobs(said)
-    assert [counts[name] for name in ("pretrain_model", "measure_kernels", "fit_simulator", "simulate_runs")] == [
-        1,
-        1,
-        5,
-        1,
-    ], said
+    expected = {"pretrain_model": 1, "measure_kernels": 1, "fit_simulator": 5, "simulate_runs": 1}
+    assert {name: counts[name] for name in expected} == expected, said
     assert "4 to train now" in said, said
 
 
