@@ -245,7 +245,8 @@ def keep_one_table_and_figure(repository: Repository) -> None:
     path = repository.path("dvc.yaml")
     dvc = yaml.safe_load(path.read_text(encoding="utf-8"))
     stages = dvc["stages"]
-    for name in ("table_attribution", "figure_attribution", "scores_attribution", "scores_mislabels"):
+    scores = ("scores_attribution", "scores_simulators", "scores_mislabels")
+    for name in ("table_attribution", "table_simulators", "figure_attribution", *scores):
         del stages[name]
     stages["tables"]["foreach"] = ["table_1"]
     stages["figures"]["foreach"] = {"figure_6": "scores"}

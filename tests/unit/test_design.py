@@ -287,8 +287,10 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     tables = ("table_1", "table_2", "table_3", "table_4")
     items = dict.fromkeys((*tables, "figure_2", "figure_6", "figure_10", "figure_11"), 1)
     judged = dict.fromkeys(("scores_attribution", "table_attribution", "figure_attribution"), 1)
+    apart = dict.fromkeys(("scores_simulators", "table_simulators", "figure_simulators"), 1)
     assert changed_by("paper", "example_curves", value=3) == {"figure_2": 1}
-    assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items | judged
+    assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items | judged | apart
+    assert changed_by("scores", "learning", "draws", value=3) == apart
     # 9 groups x metrics are simulated: 5 of loss in fine-tuning, 2 x 2 of texts there, 3 x 3 in the mixtures. It also
     # ranks examples that may be mislabelled, so all that is trained on corrected labels is new.
     strengths = changed_by("simulators", "methods", "gptfluence", "strengths", value=[1.0])
@@ -304,7 +306,7 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     assert "tasks" in changed_by("tasks", "world_seed", value=2)
     # A held-out run with another seed: its curriculum, shard and manifest, and no fit.
     seed = changed_by("scales", "nano", "seeds", value={"fine_tuning-nano-0.2m-sst2-13": 99})
-    assert seed == {"curricula": 1, "dynamics": 2, "attribution": 1, "simulators": 1, "scores": 1} | items
+    assert seed == {"curricula": 1, "dynamics": 2, "attribution": 1, "simulators": 1, "scores": 1} | items | apart
     assert changed_by("dynamics", "checkpoint_minutes", value=1) == {}
 
 

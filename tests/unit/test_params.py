@@ -109,6 +109,17 @@ def test_every_mistake_at_once_each_with_its_line(raw_params: dict[str, Any], tm
         (("scales", "nano", "mislabelled", "model"), "nano-9m", "no model 'nano-9m'"),
         (("scales", "nano", "mislabelled", "fractions"), [1.5], "less than or equal to 1"),
         (("scales", "nano", "mislabelled", "test"), 1000, "at most 300"),
+        (("scores", "variants", "gradient_responce"), {}, "did you mean 'gradient_response'?"),
+        (
+            ("scores", "variants", "gradient_response", "one"),
+            {"kernel": ["sgd"]},
+            "unknown key (did you mean 'kernels'?)",
+        ),
+        (("scores", "variants", "gradient_response", "one"), {"momenta": [1.5]}, "less than 1"),
+        (("scores", "variants", "gradient_response", "one"), {"kind": "simfluence"}, "add a method instead"),
+        (("scores", "variants", "gradient_response", "whole"), {}, "reserved name"),
+        (("scores", "learning", "methods"), ["mean_curv"], "did you mean 'mean_curve'?"),
+        (("scores", "learning", "runs"), [0], "greater than 0"),
         (("simulators", "methods", "gptfluence", "kind"), "simfluence", "ranks by simulators.methods.gptfluence"),
     ],
 )

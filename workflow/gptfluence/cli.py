@@ -43,6 +43,7 @@ COMMANDS = {
     "correct_labels": "mislabels.correct",
     "score_simulations": "scores.score",
     "judge_attribution": "scores.attribution",
+    "judge_simulators": "scores.simulators",
     "judge_mislabels": "scores.mislabels",
     "write_table": "paper.tables",
     "write_figure": "paper.figures",

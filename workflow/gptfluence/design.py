@@ -32,10 +32,12 @@ SCORES_FILE = "results/scores/scores.parquet"
 CURVES_FILE = "results/scores/curves.parquet"
 SCORES_FILES = (SCORES_FILE, CURVES_FILE, "results/scores/metrics.json", "results/scores/summary.csv")
 ATTRIBUTION_FILE = "results/scores/attribution.parquet"
+SIMULATORS_FILE = "results/scores/simulators.parquet"
 MISLABELS_FILE = "results/scores/mislabels.parquet"
 SCORED = {
     "scores": SCORES_FILE,
     "curves": CURVES_FILE,
+    "simulators": SIMULATORS_FILE,
     "attribution": ATTRIBUTION_FILE,
     "mislabels": MISLABELS_FILE,
 }
@@ -43,6 +45,7 @@ SCORED = {
 TABLES = {
     **dict.fromkeys(("table_1", "table_2", "table_3", "table_4"), ("scores",)),
     "table_attribution": ("attribution", "mislabels"),
+    "table_simulators": ("simulators",),
 }
 """Each table, and the files of the scores that it is made from."""
 TABLE_FORMS = ("csv", "html", "md", "tex")
@@ -53,6 +56,7 @@ FIGURES = {
     "figure_10": ("curves",),
     "figure_11": ("curves",),
     "figure_attribution": ("attribution", "mislabels"),
+    "figure_simulators": ("simulators",),
 }
 """Each figure, and what it is drawn from: files of the scores, and settings of its own."""
 FIGURE_FORMS = ("pdf", "png")
@@ -166,6 +170,7 @@ class Design:
             "mislabels": self._mislabels_files(),
             "scores": [*SCORES_FILES, provenance_file(SCORES_FILES[0])],
             "scores_attribution": [ATTRIBUTION_FILE, provenance_file(ATTRIBUTION_FILE)],
+            "scores_simulators": [SIMULATORS_FILE, provenance_file(SIMULATORS_FILE)],
             "scores_mislabels": [MISLABELS_FILE, provenance_file(MISLABELS_FILE)],
         }
         for name in TABLES:
@@ -422,14 +427,20 @@ class Design:
 
     def fit_spec(self, group: str, metric: str, method: str) -> dict[str, Any]:
         """For fit_simulator."""
-        settings = self.methods[method]
         return self._group_spec(group, metric, ("fit", "validate")) | {
             "method": method,
+            **self._method_spec(group, method),
+            "code": code_digest("simulators.fit"),
+        }
+
+    def _method_spec(self, group: str, method: str) -> dict[str, Any]:
+        """Return a method's settings, and the files on training examples that it reads."""
+        settings = self.methods[method]
+        return {
             "settings": {key: value for key, value in settings.items() if key != "features"},
             "features": self.features_of(group, method),
             "table": self.table_file(group) if settings["kind"] == "additive" else None,
             "kernels": self.kernels_file(group) if settings["kind"] == GRADIENT_RESPONSE else None,
-            "code": code_digest("simulators.fit"),
         }
 
     def simulate_spec(self, group: str, metric: str) -> dict[str, Any]:
@@ -457,8 +468,10 @@ class Design:
             {"group": group, "metric": metric, "path": self.simulations_file(group, metric)}
             for group, metric in self.simulation_pairs()
         ]
-        settings = self.params.scores.model_dump()
-        return {"groups": groups, "files": files, "code": code_digest("scores.score")} | settings
+        return {"groups": groups, "files": files, "code": code_digest("scores.score")} | self._bootstrap()
+
+    def _bootstrap(self) -> dict[str, Any]:
+        return self.params.scores.model_dump(exclude={"variants", "learning"})
 
     @cache  # noqa: B019
     def judge_attribution_spec(self) -> dict[str, Any]:
@@ -475,8 +488,26 @@ class Design:
             }
             for name in self.judged_groups()
         }
-        settings = self.params.scores.model_dump()
-        return {"groups": groups, "code": code_digest("scores.attribution")} | settings
+        return {"groups": groups, "code": code_digest("scores.attribution")} | self._bootstrap()
+
+    @cache  # noqa: B019
+    def judge_simulators_spec(self) -> dict[str, Any]:
+        """For judge_simulators: the methods that have variants or learning curves."""
+        scores = self.params.scores
+        learning = scores.learning.model_dump(exclude={"methods"})
+        methods = [name for name in self.methods if name in scores.variants or name in scores.learning.methods]
+        groups = [
+            self._group_spec(group, metric, ("fit", "validate", "held_out", *(["subset"] if metric == "loss" else [])))
+            | {
+                "methods": {
+                    name: self._method_spec(group, name)
+                    | {"variants": scores.variants.get(name, {}), "learning": name in scores.learning.methods}
+                    for name in methods
+                }
+            }
+            for group, metric in self.simulation_pairs()
+        ]
+        return {"groups": groups, "code": code_digest("scores.simulators")} | learning | self._bootstrap()
 
     @cache  # noqa: B019
     def judge_mislabels_spec(self) -> dict[str, Any]:
@@ -501,7 +532,8 @@ class Design:
     def _scored(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Return the files of the scores that something is made from, and the digest of what made them."""
         made_by = {"scores": self.score_spec, "curves": self.score_spec,
-                   "attribution": self.judge_attribution_spec, "mislabels": self.judge_mislabels_spec}  # fmt: skip
+                   "attribution": self.judge_attribution_spec, "simulators": self.judge_simulators_spec,
+                   "mislabels": self.judge_mislabels_spec}  # fmt: skip
         files = {name: SCORED[name] for name in names if name in SCORED}
         return files | {"scored": digest([made_by[name]() for name in files])}
 
@@ -546,6 +578,7 @@ class Design:
         judged = {
             "scores": self.score_spec(),
             "scores_attribution": self.judge_attribution_spec(),
+            "scores_simulators": self.judge_simulators_spec(),
             "scores_mislabels": self.judge_mislabels_spec(),
         }
         return judged | tables | {figure: self.figure_spec(figure) for figure in FIGURES}

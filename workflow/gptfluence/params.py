@@ -19,10 +19,12 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     Tag,
+    TypeAdapter,
     ValidationError,
 )
 
 from gptfluence.errors import UserError, did_you_mean
+from gptfluence.words import WHOLE
 
 T = TypeVar("T")
 
@@ -333,6 +335,9 @@ Method = Annotated[
 ]
 
 
+Trivial = Literal["persistence", "global_ar1", "mean_curve"]
+
+
 class Simulators(Section):
     """Which simulators are fitted, and on which features."""
 
@@ -343,15 +348,26 @@ class Simulators(Section):
 class Baselines(Section):
     """Baselines without knowledge of the training examples; they belong in every table."""
 
-    trivial: tuple[Literal["persistence", "global_ar1", "mean_curve"], ...]
+    trivial: tuple[Trivial, ...]
 
 
 # ------------------------------------------------------------------------------------------------ scores, paper
 
 
-class Scores(Section):
-    """How simulations are judged."""
+class Learning(Section):
+    """Learning curves of simulators."""
 
+    methods: tuple[str, ...]
+    runs: tuple[PositiveInt, ...]
+    draws: PositiveInt
+    seed: Seed
+
+
+class Scores(Section):
+    """How simulations are judged, and how simulators are taken apart."""
+
+    variants: dict[MethodName, dict[MethodName, dict[str, Any]]]
+    learning: Learning
     bootstrap_samples: PositiveInt
     bootstrap_seed: Seed
     confidence: Annotated[float, Field(gt=0, lt=1)]
@@ -615,7 +631,7 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
         if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads:
             found.append((("dynamics", "models", name, "width"), f"{width} is not a multiple of heads = {heads}"))
     for name in mapping("simulators", "methods"):
-        if name in ("measured", "persistence", "global_ar1", "mean_curve", *get_args(Replay)):
+        if name in ("measured", *get_args(Trivial), *get_args(Replay)):
             found.append((("simulators", "methods", name), "is a reserved name; choose another"))
     for name, method in mapping("simulators", "methods").items():
         if isinstance(method, dict) and method.get("kind") == "additive":
@@ -623,6 +639,7 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
             unknown(("simulators", "methods", name, "scores"), method.get("scores"),
                     [m for m in scored if isinstance(m, str)] if isinstance(scored, list) else [],
                     "method in attribution.methods")  # fmt: skip
+    found += _check_scores(mapping("simulators", "methods"), at("baselines", "trivial"), mapping("scores"), unknown)
     for name in mapping("tasks", "hub"):
         unknown(("tasks", "hub", name), name, list(HUB_TASKS), "task")
     for scale, plan in scales.items():
@@ -644,6 +661,39 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
             if isinstance(settings, dict):
                 here = ("scales", scale, "scenarios", scenario)
                 found += _check_scenario(here, plan, settings, list(models), [*HUB_TASKS, *own], unknown)
+    return found
+
+
+def _check_scores(
+    methods: dict[str, Any], trivial: Any, scores: dict[str, Any], unknown: Any
+) -> list[tuple[tuple[str | int, ...], str]]:
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    variants, learning = scores.get("variants"), scores.get("learning")
+    for name, of_method in variants.items() if isinstance(variants, dict) else ():
+        here = ("scores", "variants", name)
+        unknown(here, name, list(methods), "method in simulators.methods")
+        for variant, changed in of_method.items() if isinstance(of_method, dict) else ():
+            if variant == WHOLE:
+                found.append(((*here, variant), "is a reserved name; choose another"))
+            if not isinstance(changed, dict) or not isinstance(methods.get(name), dict):
+                continue
+            for fixed in {"kind", "head", "features"} & changed.keys():
+                found.append(((*here, variant, fixed), "a variant has the method's own; add a method instead"))
+            try:
+                TypeAdapter(Method).validate_python(methods[name] | changed)
+            except ValidationError as error:
+                where = ("simulators", "methods", name)
+                whole = {"simulators": {"methods": {name: methods[name] | changed}}}
+                for entry in error.errors():
+                    path, text = _explain(entry | {"loc": (*where, *entry["loc"])}, whole)
+                    if set(path[3:4]) & changed.keys():  # what is wrong with the method itself is said of it
+                        found.append(((*here, variant, *path[3:]), text))
+    named = learning.get("methods") if isinstance(learning, dict) else None
+    for i, name in enumerate(named if isinstance(named, list) else ()):
+        choices = [*(trivial if isinstance(trivial, list) else []), *methods]
+        unknown(
+            ("scores", "learning", "methods", i), name, choices, "method in baselines.trivial or simulators.methods"
+        )
     return found
 
 

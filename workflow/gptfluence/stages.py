@@ -31,6 +31,7 @@ _RULES = {
     "mislabels": ("rank_mislabels", "correct_labels", "retrain_corrected", "mislabels"),
     "scores": ("score_simulations",),
     "scores_attribution": ("judge_attribution",),
+    "scores_simulators": ("judge_simulators",),
     "scores_mislabels": ("judge_mislabels",),
     **{table: ("write_table",) for table in TABLES},
     **{figure: ("write_figure",) for figure in FIGURES},

@@ -16,3 +16,6 @@ HALF_WIDTHS = tuple(f"half_width_{round(100 * level)}" for level in LEVELS)
 
 COVERAGES = tuple(f"coverage_{round(100 * level)}" for level in LEVELS)
 """Measures of how often measured values do lie in them."""
+
+WHOLE, RANDOM, CHOSEN = "whole", "random", "chosen"
+"""Of scores of simulators: a method with its own settings; fitting runs taken at random, and chosen by a method."""

@@ -32,6 +32,24 @@ rule judge_attribution:
         "gptfluence judge_attribution --spec {input.spec} --output {output} --log {log}"
 
 
+rule judge_simulators:
+    input:
+        inputs_of_judged_simulators,
+        spec=spec_of_judged_simulators,
+    output:
+        DESIGN.stages["scores_simulators"],
+    log:
+        "logs/scores/judge_simulators.log",
+    conda:
+        "../envs/gptfluence.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        "gptfluence judge_simulators --spec {input.spec} --output {output} --log {log}"
+
+
 rule judge_mislabels:
     input:
         inputs_of_judged_mislabels,
@@ -51,5 +69,6 @@ rule scores:
     input:
         rules.score_simulations.output,
         rules.judge_attribution.output,
+        rules.judge_simulators.output,
         rules.judge_mislabels.output,
     localrule: True

@@ -191,6 +191,10 @@ def spec_of_judged_attribution(wildcards):
     return spec_of_stage("scores_attribution")
 
 
+def spec_of_judged_simulators(wildcards):
+    return spec_of_stage("scores_simulators")
+
+
 def spec_of_judged_mislabels(wildcards):
     return spec_of_stage("scores_mislabels")
 
@@ -336,6 +340,19 @@ def inputs_of_judged_attribution(wildcards):
         files += [spec["table"], spec["seconds"], *spec["replays"]]
         files += spec["task_files"].values()
     return inputs_of_stage(files, "scores_attribution")
+
+
+def inputs_of_judged_simulators(wildcards):
+    files = {}
+    for group in DESIGN.judge_simulators_spec()["groups"]:
+        runs = [DESIGN.runs[row["run_id"]] for row in group["runs"]]
+        named = [
+            method[kind]
+            for method in group["methods"].values()
+            for kind in ("features", "table", "kernels")
+        ]
+        files |= dict.fromkeys(files_of_runs(runs) + [f for f in named if f])
+    return inputs_of_stage(list(files), "scores_simulators")
 
 
 def inputs_of_judged_mislabels(wildcards):

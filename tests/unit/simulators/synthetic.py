@@ -62,12 +62,15 @@ def split(dynamics: Dynamics, curricula: Curricula, held: int) -> tuple[Dynamics
     )
 
 
-def write_group(folder: Path, metric: str = "loss", seed: int = 0) -> dict[str, Any]:
+SPLITS = ("fit", "fit", "fit", "validate", "held_out", "unseen")
+
+
+def write_group(folder: Path, metric: str = "loss", seed: int = 0, splits: tuple[str, ...] = SPLITS) -> dict[str, Any]:
     """Write shards, curricula and features of a made-up group of two tasks; return what fit and simulate share."""
     rng = np.random.default_rng(seed)
     tasks, sizes, train_size, steps, batch = ["b_task", "a_task"], {"b_task": 3, "a_task": 2}, 6, 8, 2
     runs = []
-    for number, part in enumerate(["fit", "fit", "fit", "validate", "held_out", "unseen"]):
+    for number, part in enumerate(splits):
         run_id, code = f"g-{number:02d}", f"hash{number}"
         shard, curriculum = folder / f"{run_id}.{code}.parquet", folder / f"{run_id}.parquet"
         grid = [(t, task, e) for t in range(steps + 1) for task in tasks for e in range(sizes[task])]

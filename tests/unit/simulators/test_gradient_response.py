@@ -301,3 +301,36 @@ def test_a_fitting_run_is_as_far_as_a_fit_without_it_says() -> None:
     simulator = GradientResponse(**SETTINGS | {"strengths": strength})
     simulator.fit(dynamics, curricula, features)
     assert simulator.reach[0] == pytest.approx(max(distances), rel=1e-4)
+
+
+def test_chooses_curricula_that_tell_most() -> None:
+    """The first choice has the largest determinant of all candidates, by the definition of responses; so the second."""
+    dynamics, curricula, features = planted(runs=14, steps=9, batch=3, train=10, tests=5)
+    fitted, fitted_curricula, _, candidates = split(dynamics, curricula, held=6)
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(fitted, fitted_curricula, features)
+    everything = by_definition(
+        Curricula(
+            np.concatenate([fitted_curricula.examples, candidates.examples]),
+            np.concatenate([fitted_curricula.rates, candidates.rates]),
+        ),
+        features,
+        np.append(~fitted.validate, np.zeros(6, bool)),
+    )
+    own, others = everything[: len(fitted.validate)][~fitted.validate], everything[len(fitted.validate) :]
+
+    def log_determinant(chosen: list[int]) -> float:
+        total = 0.0
+        for task, strength in enumerate(simulator.chosen):
+            tests = features.test_task == task
+            x = own[:, :, tests].reshape(-1, own.shape[-1])
+            scale = np.sqrt((x**2).mean(axis=0))
+            y = np.concatenate([others[i][:, tests].reshape(-1, x.shape[1]) for i in chosen]) / scale
+            gram = (x / scale).T @ (x / scale) + len(x) * strength * np.eye(x.shape[1]) + y.T @ y
+            total += np.linalg.slogdet(gram)[1]
+        return total
+
+    first = int(np.argmax([log_determinant([i]) for i in range(6)]))
+    second = max((i for i in range(6) if i != first), key=lambda i: log_determinant([first, i]))
+    assert simulator.choose(candidates, 2).tolist() == [first, second]
+    assert sorted(simulator.choose(candidates, 9).tolist()) == list(range(6))

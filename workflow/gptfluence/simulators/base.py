@@ -51,8 +51,8 @@ class Curricula:
             runs, steps, _ = self.examples.shape
             object.__setattr__(self, "rates", np.tile(linear_decay(1.0, steps), (runs, 1)))
 
-    def of(self, runs: NDArray[np.bool_]) -> Curricula:
-        """Return those of some runs."""
+    def of(self, runs: NDArray[np.bool_] | NDArray[np.int64]) -> Curricula:
+        """Return those of some runs, told by a mask or by their numbers."""
         return Curricula(self.examples[runs], self.rates[runs])
 
 
@@ -164,6 +164,10 @@ class Simulator(ABC):
             [runs]; above 1: farther than any curriculum was from the others when the simulator was fitted. None: not
             known.
         """
+        return None
+
+    def choose(self, candidates: Curricula, number: int) -> NDArray[np.int64] | None:
+        """Return which runs should be trained next to fit on, the first best; None: the method does not know."""
         return None
 
     @abstractmethod

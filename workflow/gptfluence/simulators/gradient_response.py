@@ -65,7 +65,7 @@ class GradientResponse(Simulator):
         self.kernels = Kernels.none()
         self.task: NDArray[np.int64] = np.empty(0, np.int64)  # [tests]
         self.curve = self.shares = self.weights = self.spread = self.quantiles = np.empty((0, 0))
-        self.metrics, self.reach = np.empty((0, 0, 0)), np.empty(0)
+        self.metrics, self.reach, self.rows = np.empty((0, 0, 0)), np.empty(0), np.empty(0)
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Fit every strength and keep, for each task, the one that is best on the validation runs (ties: the stronger).
@@ -105,6 +105,7 @@ class GradientResponse(Simulator):
         self.spread = np.full((steps, len(self.task)), np.nan)
         self.quantiles = np.full((len(moments), len(LEVELS)), np.nan)
         self.metrics = np.array([_metric(sums, strength) for sums, strength in zip(moments, self.chosen, strict=True)])
+        self.rows = np.array([sums.rows for sums in moments])
         self.reach = np.zeros(len(moments))
         if runs < 2:
             return
@@ -139,6 +140,30 @@ class GradientResponse(Simulator):
                 distance = _distance(responses[:, self.task == task], metric)
                 found[run] = max(found[run], distance / reach if reach else float(distance > 0))
         return found
+
+    def choose(self, candidates: Curricula, number: int) -> NDArray[np.int64]:
+        """Choose curricula by D-optimality, greedily: each adds most to the log determinant of X'X / n + ridge.
+
+        Of a run no more is known than its curriculum, so its responses are what it tells the weights. See
+        `Simulator.choose`.
+        """
+        informations = [np.linalg.inv(metric) * rows for metric, rows in zip(self.metrics, self.rows, strict=True)]
+        grams = [[] for _ in informations]
+        for run in range(len(candidates.examples)):
+            responses = self._responses(candidates, run)
+            for task, of_task in enumerate(grams):
+                rows = responses[:, self.task == task].reshape(-1, self._columns())
+                of_task.append(rows.T @ rows)
+        chosen: list[int] = []
+        for _ in range(min(number, len(candidates.examples))):
+            gains = np.zeros(len(candidates.examples))
+            for information, of_task in zip(informations, grams, strict=True):
+                root = np.linalg.inv(np.linalg.cholesky(information))
+                gains += np.linalg.slogdet(np.eye(len(root)) + root @ np.array(of_task) @ root.T)[1]
+            gains[chosen] = -np.inf
+            chosen.append(int(gains.argmax()))
+            informations = [m + of_task[chosen[-1]] for m, of_task in zip(informations, grams, strict=True)]
+        return np.array(chosen, np.int64)
 
     def half_widths(self, curricula: Curricula) -> Array | None:
         """Return half the widths of the intervals; see `Simulator.half_widths`."""
@@ -223,6 +248,7 @@ class GradientResponse(Simulator):
         }
         arrays = {"curve": self.curve, "shares": self.shares, "weights": self.weights, "task": self.task}
         arrays |= {"spread": self.spread, "quantiles": self.quantiles, "metrics": self.metrics, "reach": self.reach}
+        arrays["rows"] = self.rows
         arrays |= {"checkpoints": self.kernels.steps, "tokens": self.kernels.tokens, **self.kernels.values}
         chosen = {f"strength of task {i + 1}": strength for i, strength in enumerate(self.chosen)}
         return arrays, {"settings": settings, "chosen": chosen}
@@ -236,7 +262,7 @@ class GradientResponse(Simulator):
         simulator.curve, simulator.shares = arrays["curve"], arrays["shares"]
         simulator.weights, simulator.task = arrays["weights"], arrays["task"]
         simulator.spread, simulator.quantiles = arrays["spread"], arrays["quantiles"]
-        simulator.metrics, simulator.reach = arrays["metrics"], arrays["reach"]
+        simulator.metrics, simulator.reach, simulator.rows = (arrays[name] for name in ("metrics", "reach", "rows"))
         simulator.chosen = list(values["chosen"].values())
         return simulator
 

@@ -11,6 +11,7 @@ from gptfluence.io import write_parquet
 from gptfluence.paper.figures import write_figure
 from gptfluence.scores.curves import write_curves
 from gptfluence.scores.score import SCHEMA
+from made_up_apart import write_apart
 from made_up_judged import write_judged, write_mislabels
 
 
@@ -20,7 +21,7 @@ def write(spec: dict[str, Any], folder: Path, name: str) -> dict[str, bytes]:
     return {form: path.read_bytes() for form, path in outputs.items()}
 
 
-FIGURES = ("figure_2", "figure_6", "figure_7", "figure_10", "figure_11", "figure_attribution")
+FIGURES = ("figure_2", "figure_6", "figure_7", "figure_10", "figure_11", "figure_attribution", "figure_simulators")
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -45,6 +46,7 @@ def test_figures_of_one_model_and_of_none(specs: dict[str, Any], tmp_path: Path)
     write_curves(tmp_path / "curves.parquet", {})
     write_judged(tmp_path / "attribution.parquet", [])
     write_mislabels(tmp_path / "mislabels.parquet", [])
+    write_apart(tmp_path / "simulators.parquet", [])
     for figure in FIGURES:
         height = int.from_bytes(write(specs[figure], tmp_path, "none")["png"][20:24], "big")
         assert height == 200  # one inch, for a line of text

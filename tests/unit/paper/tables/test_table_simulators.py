@@ -1,0 +1,58 @@
+"""The table of simulators that are taken apart, from made-up scores."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gptfluence.paper.tables import write_table
+from made_up import markdown_tables
+from made_up_apart import GROUPS, make_apart, write_apart
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
+    outputs = {form: folder / f"table_simulators.{form}" for form in ("csv", "html", "md", "tex")}
+    spec = {"table": "table_simulators", "scale": "nano", "models": ["small", "a-large"]}
+    write_table(spec | {"simulators": write_apart(folder / "simulators.parquet", rows)}, outputs)
+    return {form: path.read_text(encoding="utf-8") for form, path in outputs.items()}
+
+
+def test_layout(tmp_path: Path) -> None:
+    variants, runs = markdown_tables(write(tmp_path, make_apart())["md"])
+    scenarios, measures = ("Fine-tuning", "Instruction tuning"), ("Skill", "Across-run r")
+    heads = ["Simulator", "Method", *(f"{scenario} {measure}" for scenario in scenarios for measure in measures)]
+    assert variants[0] == runs[0] == heads
+    ours = "Gradient response (ours)"
+    assert [row[:2] for row in variants[2:]] == [["Mean curve", "whole"], [ours, "whole"], [ours, "no decay"]]
+    assert [row[1] for row in runs[2:]] == ["2 runs", "3 runs"] * 2
+
+
+def test_values_are_means_over_the_groups_of_a_scenario(tmp_path: Path) -> None:
+    text = write(tmp_path, make_apart())["csv"]
+    rows = list(csv.DictReader(text.splitlines()))
+    (row,) = [
+        row for row in rows
+        if (row["scenario"], row["method"], row["variant"], row["choice"], row["measure"])
+        == ("fine_tuning", "gradient_response", "no_decay", "", "skill")
+    ]  # fmt: skip
+    assert float(row["value"]) == pytest.approx((0.25 + 0.35) / 2)
+    assert float(row["high"]) - float(row["value"]) == pytest.approx(0.04 / 2**0.5)
+    assert row["n"] == "2"
+    bold = {(row["scenario"], row["method"], row["variant"]) for row in rows
+            if row["bold"] == "True" and row["measure"] == "skill"}  # fmt: skip
+    assert bold == {(s, "gradient_response", "whole") for s in ("fine_tuning", "instruction_tuning")}
+
+
+def test_what_one_group_alone_has_is_no_mean(tmp_path: Path) -> None:
+    """More runs than the plan's are in the first of two groups; with that group alone they stand there."""
+    assert "8 runs" not in write(tmp_path, make_apart())["md"]
+    _, runs = markdown_tables(write(tmp_path, make_apart(GROUPS[:1]))["md"])
+    assert [row[1] for row in runs[2:]] == ["2 runs", "3 runs", "8 runs"] * 2 + ["8 runs, chosen"]
+
+
+def test_nothing_to_show_is_said(tmp_path: Path) -> None:
+    texts = write(tmp_path, [])
+    assert "no method has variants or learning curves" in texts["md"]
+    assert texts["csv"].count("\n") == 1

@@ -1,0 +1,137 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from gptfluence.scores import measures
+from gptfluence.scores.simulators import SCHEMA, judge_simulators
+from gptfluence.simulators.data import load_group
+from gptfluence.simulators.gradient_response import GradientResponse
+from synthetic import chosen_runs, write_group
+
+SPLITS = ("fit", "fit", "fit", "validate", "held_out", "held_out", *["subset"] * 5)
+SETTINGS = {"kind": "gradient_response", "kernels": ["sgd", "adamw"], "momenta": [0.0], "decays": [1.0, 0.5]}
+SETTINGS["strengths"] = [0.01, 1.0]
+FILES = {"features": None, "table": None, "kernels": None}
+
+
+def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLITS) -> dict[str, Any]:
+    group = write_group(folder, metric, splits=splits)
+    response = FILES | {"settings": SETTINGS, "kernels": group["kernels"], "learning": True}
+    response["variants"] = {"one_kernel": {"kernels": ["sgd"]}}
+    curve = FILES | {"settings": {"kind": "mean_curve"}, "variants": {}, "learning": True}
+    group["methods"] = {"mean_curve": curve, "gradient_response": response}
+    bootstrap = {"bootstrap_samples": 100, "bootstrap_seed": 1, "confidence": 0.9}
+    return {"groups": [group], "runs": [2, 3, 5, 8, 99], "draws": 3, "seed": 0} | bootstrap
+
+
+Rows = dict[tuple[str, str, str, int, str], dict[str, Any]]
+
+
+def judge(spec: dict[str, Any], folder: Path) -> Rows:
+    judge_simulators(spec, folder / "simulators.parquet")
+    table = pq.read_table(folder / "simulators.parquet")
+    assert table.schema.remove_metadata() == SCHEMA
+    names = ("method", "variant", "choice", "fitting_runs", "measure")
+    return {tuple(row[name] for name in names): row for row in table.to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return make_spec(tmp_path_factory.mktemp("group"))
+
+
+@pytest.fixture(scope="module")
+def rows(spec: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return judge(spec, tmp_path_factory.mktemp("judged"))
+
+
+def test_has_every_variant_and_number_of_runs(rows: Rows) -> None:
+    measured = {key[:4] for key in rows}
+    assert measured == {
+        ("mean_curve", "whole", "", 3),
+        ("gradient_response", "whole", "", 3),
+        ("gradient_response", "one_kernel", "", 3),
+        *(("mean_curve", "whole", "random", runs) for runs in (2, 3, 5, 8)),
+        *(("gradient_response", "whole", "random", runs) for runs in (2, 3, 5, 8)),
+        *(("gradient_response", "whole", "chosen", runs) for runs in (5, 8)),
+    }
+
+
+def by_hand(spec: dict[str, Any], settings: dict[str, Any]) -> tuple[float, float]:
+    """Return MSE and skill of a gradient response, means over the two tasks."""
+    group = spec["groups"][0] | {"features": None, "table": None}
+    fitted = load_group(chosen_runs(group, "fit", "validate"))
+    held_out = load_group(chosen_runs(group, "held_out") | {"kernels": None})
+    simulator = GradientResponse(**{key: tuple(value) for key, value in settings.items() if key != "kind"})
+    simulator.fit(fitted.dynamics, fitted.curricula, fitted.features)
+    truth = held_out.dynamics.values
+    errors = (simulator.simulate(held_out.curricula, truth[:, :1]) - truth)[:, 1:] ** 2
+    curve = (fitted.dynamics.values[:3].mean(axis=0) - truth)[:, 1:] ** 2
+    of_tasks = [(errors[..., tests].mean(), curve[..., tests].mean()) for tests in (slice(0, 3), slice(3, 5))]
+    return float(np.mean([e for e, _ in of_tasks])), float(np.mean([1 - e / c for e, c in of_tasks]))
+
+
+@pytest.mark.parametrize(("variant", "changed"), [("whole", {}), ("one_kernel", {"kernels": ["sgd"]})])
+def test_variants_equal_fits_by_hand(rows: Rows, spec: dict[str, Any], variant: str, changed: dict[str, Any]) -> None:
+    mse, skill = by_hand(spec, SETTINGS | changed)
+    key = ("gradient_response", variant, "", 3)
+    assert rows[*key, "all_steps_mse"]["value"] == pytest.approx(mse, rel=1e-9)
+    assert rows[*key, "skill"]["value"] == pytest.approx(skill, rel=1e-9)
+    assert rows[*key, "skill"]["low"] <= rows[*key, "skill"]["value"] <= rows[*key, "skill"]["high"]
+
+
+@pytest.mark.parametrize("measure", ["all_steps_mse", "skill", "across_run_correlation"])
+@pytest.mark.parametrize("method", ["mean_curve", "gradient_response"])
+def test_as_many_runs_as_the_group_has_are_all_of_them(rows: Rows, method: str, measure: str) -> None:
+    whole, random = rows[method, "whole", "", 3, measure], rows[method, "whole", "random", 3, measure]
+    assert random["value"] == pytest.approx(whole["value"], rel=1e-9)
+    assert (whole["n"], random["n"]) == (1, 3)
+
+
+def test_all_runs_leave_nothing_to_choose(rows: Rows) -> None:
+    """Of 3 own and 5 subset runs, 8 are fitted on, whatever was chosen first."""
+    key = ("gradient_response", "whole")
+    random, chosen = (rows[*key, choice, 8, "all_steps_mse"]["value"] for choice in ("random", "chosen"))
+    assert random == pytest.approx(chosen, rel=1e-9)
+
+
+def test_skill_is_over_the_mean_curve_of_all_own_runs(rows: Rows) -> None:
+    assert rows["mean_curve", "whole", "random", 3, "skill"]["value"] == pytest.approx(0, abs=1e-9)
+    assert rows["mean_curve", "whole", "random", 2, "skill"]["value"] < 0
+    assert rows["mean_curve", "whole", "random", 2, "across_run_correlation"]["value"] == 0
+
+
+def test_random_runs_are_means_over_draws(spec: dict[str, Any], rows: Rows, tmp_path: Path) -> None:
+    """One draw alone has another value, and of the mean curve's MSE the mean of two runs' curves is known."""
+    group = spec["groups"][0] | {"features": None, "table": None, "kernels": None}
+    fit, held_out = (load_group(chosen_runs(group, split)).dynamics.values for split in ("fit", "held_out"))
+    counts = np.ones((1, 2))
+    possible = []
+    for left_out in range(3):
+        curve = np.delete(fit, left_out, axis=0).mean(axis=0)
+        by_task = [
+            measures.all_steps_mse(np.broadcast_to(curve[1:, tests], held_out[:, 1:, tests].shape),
+                                   held_out[:, 1:, tests], counts).value
+            for tests in (slice(0, 3), slice(3, 5))
+        ]  # fmt: skip
+        possible.append(np.mean(by_task))
+    found = rows["mean_curve", "whole", "random", 2, "all_steps_mse"]["value"]
+    sums = [(possible[a] + possible[b] + possible[c]) / 3 for a in range(3) for b in range(3) for c in range(3)]
+    assert np.min(np.abs(np.array(sums) - found)) < 1e-12
+    again = judge(spec | {"draws": 1}, tmp_path)
+    assert (
+        np.min(np.abs(np.array(possible) - again["mean_curve", "whole", "random", 2, "all_steps_mse"]["value"])) < 1e-12
+    )
+
+
+def test_without_subset_runs_nothing_is_beyond_the_own_runs(tmp_path: Path) -> None:
+    rows = judge(make_spec(tmp_path, "bleu", SPLITS[:6]), tmp_path)
+    assert {key[3] for key in rows if key[2]} == {2, 3}
+    assert not any(key[2] == "chosen" for key in rows)
+
+
+def test_no_groups_give_an_empty_table(tmp_path: Path) -> None:
+    bootstrap = {"bootstrap_samples": 100, "bootstrap_seed": 1, "confidence": 0.9}
+    assert judge({"groups": [], "runs": [2], "draws": 1, "seed": 0} | bootstrap, tmp_path) == {}

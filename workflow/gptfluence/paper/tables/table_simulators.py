@@ -1,0 +1,147 @@
+"""Simulators taken apart: variants of a method, and fewer and more fitting runs."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from gptfluence.io import read_provenance
+from gptfluence.paper.names import METHODS, METRICS, SCENARIOS, sort_methods
+from gptfluence.paper.simulators import Rows, read_learning, read_variants
+from gptfluence.paper.tables.page import Block, Line, Page, is_best
+from gptfluence.words import CHOSEN, WHOLE
+
+TITLE = "Simulators taken apart"
+
+COLUMNS = (
+    *("scenario", "metric", "method", "variant", "choice", "fitting_runs", "measure"),
+    *("value", "low", "high", "n", "bold"),
+)
+"""Columns of the CSV. Values are means over the groups of a scenario; n: of how many groups; variant: `whole` or the
+name of settings; choice: of the fitting runs, where their number is varied; bold: best, or tied with it."""
+
+_MEASURES = {"skill": "Skill", "across_run_correlation": "Across-run r"}
+
+
+def make_page(spec: dict[str, Any]) -> Page:
+    """Lay out the table; `spec` as for `write_table`, with simulators (path of the scores).
+
+    Raises:
+        UserError: the scores are missing or damaged.
+    """
+    variants = _average(read_variants(spec["simulators"]))
+    learning = _average(read_learning(spec["simulators"]))
+    for row in variants:
+        same = [other for other in variants if all(other[key] == row[key] for key in ("scenario", "metric", "measure"))]
+        row["bold"] = is_best(row, same)
+    for row in learning:
+        row["bold"] = False
+    blocks = []
+    for metric in (metric for metric in METRICS if any(row["metric"] == metric for row in variants)):
+        chosen = [row for row in variants if row["metric"] == metric]
+        blocks.append(_block(f"Variants, {METRICS[metric]}", f"variants_{metric}", chosen, _variant_names(chosen)))
+    for metric in (metric for metric in METRICS if any(row["metric"] == metric for row in learning)):
+        chosen = [row for row in learning if row["metric"] == metric]
+        blocks.append(_block(f"Fitting runs, {METRICS[metric]}", f"runs_{metric}", chosen, _run_names(chosen)))
+    frame = [{name: row[name] for name in COLUMNS} for row in [*variants, *learning]]
+    return Page("table_simulators", TITLE, TITLE, _notes(spec, variants, learning), blocks, COLUMNS, frame)
+
+
+def _average(rows: Rows) -> Rows:
+    """Return the means over the groups of a scenario; none of what not all groups of the scenario have."""
+    names = ("scenario", "metric", "method", "variant", "choice", "fitting_runs", "measure")
+
+    def key(row: dict[str, Any]) -> list[Any]:
+        return [row[name] for name in names]
+
+    groups = {(row["scenario"], row["metric"]): set() for row in rows}
+    for row in rows:
+        groups[row["scenario"], row["metric"]].add(row["group"])
+    averages = []
+    for values, parts in ((values, list(parts)) for values, parts in groupby(sorted(rows, key=key), key)):
+        if len(parts) < len(groups[values[0], values[1]]):
+            continue
+        # Groups share no run: the interval of their mean is as wide as that of independent ones.
+        value = sum(part["value"] for part in parts) / len(parts)
+        ends = {}
+        for end in ("low", "high"):
+            known = all(part[end] is not None for part in parts)
+            width = sum((part[end] - part["value"]) ** 2 for part in parts) ** 0.5 / len(parts) if known else None
+            ends[end] = None if width is None else value - width if end == "low" else value + width
+        averages.append(dict(zip(names, values, strict=True)) | {"value": value, "n": len(parts)} | ends)
+    return averages
+
+
+def _variant_names(rows: Rows) -> dict[tuple[str, str, str, int], str]:
+    """Return what the lines are called, in order: methods as in all tables, each behind itself its variants."""
+    names = {}
+    for method in sort_methods(row["method"] for row in rows):
+        own = sorted({_line(row) for row in rows if row["method"] == method}, key=lambda line: line[1] != WHOLE)
+        for line in own:
+            names[line] = "whole" if line[1] == WHOLE else line[1].replace("_", " ")
+    return names
+
+
+def _run_names(rows: Rows) -> dict[tuple[str, str, str, int], str]:
+    names = {}
+    for method in sort_methods(row["method"] for row in rows):
+        for line in sorted(
+            {_line(row) for row in rows if row["method"] == method}, key=lambda line: (line[3], line[2] == CHOSEN)
+        ):
+            names[line] = f"{line[3]} runs{', chosen' * (line[2] == CHOSEN)}"
+    return names
+
+
+def _line(row: dict[str, Any]) -> tuple[str, str, str, int]:
+    # Groups of different scenarios may have different numbers of fitting runs: all of them stand in one line.
+    return row["method"], row["variant"], row["choice"], row["fitting_runs"] if row["choice"] else 0
+
+
+def _block(title: str, key: str, rows: Rows, names: dict[tuple[str, str, str, int], str]) -> Block:
+    scenarios = [scenario for scenario in SCENARIOS if any(row["scenario"] == scenario for row in rows)]
+    columns = [(scenario, measure) for scenario in scenarios for measure in _MEASURES]
+    cells = {(_line(row), row["scenario"], row["measure"]): row for row in rows}
+    lines: list[Line] = []
+    for line, name in names.items():
+        found = [cells.get((line, *column)) for column in columns]
+        section = METHODS.get(line[0], line[0])
+        lines.append(
+            Line(
+                section=section,
+                method=name,
+                cells=tuple(_cell(row) for row in found),
+                bold=tuple(bool(row and row["bold"]) for row in found),
+                paper=False,
+                rule_above=bool(lines) and lines[-1].section != section,
+            )
+        )
+    heads = tuple((SCENARIOS[scenario].capitalize(), _MEASURES[measure]) for scenario, measure in columns)
+    return Block(title, key, "Simulator", heads, tuple(lines))
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    """Print `value [low, high]`."""
+    if row is None:
+        return "–"
+    ends = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None and row["high"] is not None else ""
+    return f"{row['value']:.2f}{ends}"
+
+
+def _notes(spec: dict[str, Any], variants: Rows, learning: Rows) -> list[str]:
+    if not variants and not learning:
+        return [f"Scale {spec['scale']}: no method has variants or learning curves."]
+    settings = read_provenance(spec["simulators"])["simulators"]
+    notes = [
+        f"Scale {spec['scale']}. Means over the groups of a scenario, of averages over test tasks, on held-out runs; "
+        f"in brackets: {settings['confidence']:.0%} bootstrap interval. Skill is over the mean curve of all fitting "
+        "runs.",
+    ]
+    if variants:
+        notes.append("Variants: a method with some of its settings replaced (scores.variants in params.yaml). "
+                     "Bold: the best of a column, and those within its interval.")  # fmt: skip
+    if learning:
+        notes.append(
+            f"Fitting runs: a method fitted on fewer or more runs, means over {settings['draws']} random choices. "
+            "Beyond those of the plan they are runs on random subsets; chosen: those that the method asks for."
+        )
+    return notes
