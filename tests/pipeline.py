@@ -23,7 +23,7 @@ def make_tiny(raw: dict[str, Any]) -> dict[str, Any]:
     methods["gptfluence_mlp"] |= {"epochs": 3, "learning_rates": [1e-3]}
     for name in ("simfluence", "gptfluence", "gptfluence_gradients"):
         methods[name]["strengths"] = [0.1, 10.0]
-    raw["attribution"] |= {"checkpoints": 3, "projection": 4, "replays": []}
+    raw["attribution"] |= {"checkpoints": 3, "kernel_checkpoints": 2, "projection": 4, "replays": []}
     raw["scores"]["bootstrap_samples"] = 50
     runs = {"fit": 2, "validate": 1, "held_out": 2, "unseen": 1}
     settings = {"models": ["tiny"], "draw": 8, "batch": 4, "epochs": 1, "learning_rate": 1e-3, "runs": runs}

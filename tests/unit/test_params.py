@@ -95,6 +95,7 @@ def test_every_mistake_at_once_each_with_its_line(raw_params: dict[str, Any], tm
         (("curricula", "draw_seed"), -1, "greater than or equal to 0"),
         (("attribution", "methods"), ["tracinn"], "'trackstar'"),
         (("attribution", "checkpoints"), 1, "greater than or equal to 2"),
+        (("attribution", "kernel_checkpoints"), 0, "greater than 0"),
         (("simulators", "methods", "tracin"), {}, "reserved name"),
         (
             ("simulators", "methods", "mine"),

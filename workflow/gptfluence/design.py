@@ -298,7 +298,7 @@ class Design:
             "train_tasks": list(chosen.train_tasks),
             "test_tasks": list(chosen.test_tasks),
             "methods": list(settings.methods),
-            "settings": settings.model_dump(exclude={"methods", "replays", "orders"}),
+            "settings": settings.model_dump(exclude={"methods", "replays", "orders", "kernel_checkpoints"}),
             "features": self.features_file if reads_text else None,
             "code": code_digest("attribution.tables"),
         }  # fmt: skip
@@ -310,7 +310,7 @@ class Design:
             "group": group,
             "train_tasks": list(chosen.train_tasks),
             "test_tasks": list(chosen.test_tasks),
-            "checkpoints": self.params.attribution.checkpoints,
+            "checkpoints": self.params.attribution.kernel_checkpoints,
             "parameters": self.params.attribution.parameters,
             "code": code_digest("attribution.gradient_kernels"),
         }  # fmt: skip

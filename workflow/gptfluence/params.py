@@ -237,6 +237,7 @@ class Attribution(Section):
     replays: tuple[Replay, ...]
     orders: PositiveInt
     checkpoints: Annotated[int, Field(ge=2)]
+    kernel_checkpoints: PositiveInt
     parameters: Literal["linear", "all"]
     projection: PositiveInt
     damping: PositiveFloat

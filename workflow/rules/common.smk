@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from gptfluence import slurm
+from gptfluence import scheduler, slurm
 from gptfluence.callers import announce, break_stale_lock
 from gptfluence.design import FIGURES, TABLES, make_design
 from gptfluence.errors import UserError
@@ -32,6 +32,7 @@ if STANDING:
     except UserError as error:
         raise WorkflowError(str(error)) from None
     slurm.register()
+    scheduler.look_once_a_second()
     for path in Path(".snakemake/specs").glob("*.*.json"):  # of earlier calls
         if time.time() - path.stat().st_mtime > 24 * 60 * 60:
             path.unlink()
