@@ -16,7 +16,7 @@ from gptfluence.paper.simulators import Rows, read_learning
 from gptfluence.words import CHOSEN, RANDOM
 
 COLUMNS = 4
-LOWEST = -1.0
+LOWEST = -0.5
 """Skill below which nothing is drawn: the mean curve of two runs may be far below."""
 
 
@@ -50,7 +50,9 @@ def draw(spec: dict[str, Any]) -> Figure:
         axes.set_visible(False)
     for axes in grid[:, 0]:
         axes.set_ylabel("skill")
-    figure.supxlabel("fitting runs", fontsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("fitting runs")
+    grid[0, 0].set_ylim(max(min(row["value"] for row in rows) - 0.05, LOWEST), 1)
     add_legend(figure, drawn, "")
     return figure
 
@@ -77,5 +79,4 @@ def _draw_panel(axes: Axes, rows: Rows, methods: list[str], drawn: dict[str, Any
     axes.xaxis.set_major_locator(FixedLocator([2, 5, 10, 20, 50]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_ylim(max(axes.get_ylim()[0], LOWEST), 1)
     axes.yaxis.set_major_locator(MaxNLocator(4))
