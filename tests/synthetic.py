@@ -15,6 +15,41 @@ from score_tables import write_scores
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
+RIDGE = {"aggregation": "mean", "shrink_to": "persistence", "strengths": STRENGTHS}
+
+METHOD_SETTINGS = {
+    "simfluence": {"kind": "simfluence", "variant": "linear", **RIDGE},
+    "simfluence_additive": {"kind": "simfluence", "variant": "additive", **RIDGE},
+    "simfluence_multiplicative": {"kind": "simfluence", "variant": "multiplicative", **RIDGE},
+    "gptfluence": {"kind": "gptfluence", "head": "bilinear", "order": 2, "start": "given", **RIDGE},
+    "gptfluence_mlp": {
+        "kind": "gptfluence",
+        "head": "mlp",
+        "order": 1,
+        "start": "given",
+        "aggregation": "mean",
+        "shrink_to": "persistence",
+        "learning_rates": (0.001,),
+        "weight_decay": 1e-5,
+        "epochs": 3,
+        "patience": 2,
+        "seed": 1,
+    },
+    "grad_dot": {"kind": "additive", "scores": "grad_dot", "scale": "none"},
+    "grad_dot_scaled": {"kind": "additive", "scores": "grad_dot", "scale": "fitted"},
+    "gradient_response": {
+        "kind": "gradient_response",
+        "kernels": ("adamw", "sgd"),
+        "momenta": (0.0, 0.9),
+        "decays": (1.0, 0.5),
+        "strengths": STRENGTHS,
+    },
+    "persistence": {"kind": "persistence"},
+    "global_ar1": {"kind": "global_ar1"},
+    "mean_curve": {"kind": "mean_curve"},
+}
+"""Settings of every kind of method."""
+
 
 def draw_batches(rng: np.random.Generator, runs: int, steps: int, batch: int, train: int) -> np.ndarray:
     return rng.integers(0, train, (runs, steps, batch))

@@ -6,46 +6,13 @@ from gptfluence.errors import UserError
 from gptfluence.simulators.files import load_simulator, save_simulator
 from gptfluence.simulators.fit import fit_simulator
 from gptfluence.simulators.registry import METHODS, make_method
-from synthetic import STRENGTHS, chosen_runs, planted, write_group
-
-RIDGE = {"aggregation": "mean", "shrink_to": "persistence", "strengths": STRENGTHS}
-SETTINGS = {
-    "simfluence": {"kind": "simfluence", "variant": "linear", **RIDGE},
-    "simfluence_additive": {"kind": "simfluence", "variant": "additive", **RIDGE},
-    "simfluence_multiplicative": {"kind": "simfluence", "variant": "multiplicative", **RIDGE},
-    "gptfluence": {"kind": "gptfluence", "head": "bilinear", "order": 2, "start": "given", **RIDGE},
-    "gptfluence_mlp": {
-        "kind": "gptfluence",
-        "head": "mlp",
-        "order": 1,
-        "start": "given",
-        "aggregation": "mean",
-        "shrink_to": "persistence",
-        "learning_rates": (0.001,),
-        "weight_decay": 1e-5,
-        "epochs": 3,
-        "patience": 2,
-        "seed": 1,
-    },
-    "grad_dot": {"kind": "additive", "scores": "grad_dot", "scale": "none"},
-    "grad_dot_scaled": {"kind": "additive", "scores": "grad_dot", "scale": "fitted"},
-    "gradient_response": {
-        "kind": "gradient_response",
-        "kernels": ("adamw", "sgd"),
-        "momenta": (0.0, 0.9),
-        "decays": (1.0, 0.5),
-        "strengths": STRENGTHS,
-    },
-    "persistence": {"kind": "persistence"},
-    "global_ar1": {"kind": "global_ar1"},
-    "mean_curve": {"kind": "mean_curve"},
-}
+from synthetic import METHOD_SETTINGS, chosen_runs, planted, write_group
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", METHOD_SETTINGS)
 def test_round_trip_gives_identical_simulations(name: str, tmp_path: Path) -> None:
     dynamics, curricula, features = planted(runs=6, steps=10)
-    simulator = make_method(name, SETTINGS[name])
+    simulator = make_method(name, METHOD_SETTINGS[name])
     simulator.fit(dynamics, curricula, features)
     path = tmp_path / "simulators" / "s.safetensors"
     save_simulator(simulator, path, {"group": "g"})
@@ -62,13 +29,13 @@ def test_round_trip_gives_identical_simulations(name: str, tmp_path: Path) -> No
 
 
 def test_every_kind_is_covered() -> None:
-    assert {make_method(name, settings).kind for name, settings in SETTINGS.items()} == set(METHODS)
+    assert {make_method(name, settings).kind for name, settings in METHOD_SETTINGS.items()} == set(METHODS)
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "empty", "kind", "foreign"])
 def test_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
     dynamics, curricula, features = planted(runs=6, steps=10)
-    simulator = make_method("mean_curve", SETTINGS["mean_curve"])
+    simulator = make_method("mean_curve", METHOD_SETTINGS["mean_curve"])
     simulator.fit(dynamics, curricula, features)
     path = tmp_path / "damaged.safetensors"
     save_simulator(simulator, path, {})
@@ -100,7 +67,7 @@ def test_unknown_kind_and_setting() -> None:
     with pytest.raises(UserError, match="did you mean 'simfluence'"):
         make_method("mine", {"kind": "simfluense"})
     with pytest.raises(UserError, match=r"'mine'.*surprise"):
-        make_method("mine", SETTINGS["gptfluence"] | {"surprise": 1})
+        make_method("mine", METHOD_SETTINGS["gptfluence"] | {"surprise": 1})
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
@@ -108,7 +75,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     spec = write_group(tmp_path)
     path = tmp_path / "s.safetensors"
     fit_simulator(
-        chosen_runs(spec, "fit", "validate") | {"method": "simfluence", "settings": SETTINGS["simfluence"]}, path
+        chosen_runs(spec, "fit", "validate") | {"method": "simfluence", "settings": METHOD_SETTINGS["simfluence"]}, path
     )
     whole = path.read_bytes()
     rng = np.random.default_rng(0)

@@ -11,13 +11,12 @@ from gptfluence.simulators.files import load_simulator
 from gptfluence.simulators.fit import fit_simulator
 from gptfluence.simulators.simulate import simulate_runs
 from gptfluence.words import HALF_WIDTHS
-from synthetic import chosen_runs, write_group
-from test_files import SETTINGS
+from synthetic import METHOD_SETTINGS, chosen_runs, write_group
 
 
 def fit_all(spec: dict, folder: Path) -> dict[str, str]:
     simulators = {}
-    for method, settings in SETTINGS.items():
+    for method, settings in METHOD_SETTINGS.items():
         path = folder / f"{method}.safetensors"
         fit = chosen_runs(spec, "fit", "validate") | {"method": method, "settings": settings}
         fit_simulator(fit, path)
@@ -121,7 +120,7 @@ def test_held_out_runs_cannot_change_a_fit(tmp_path: Path) -> None:
 
 
 def test_a_fit_needs_fitting_and_validation_runs(tmp_path: Path) -> None:
-    spec = write_group(tmp_path) | {"method": "persistence", "settings": SETTINGS["persistence"]}
+    spec = write_group(tmp_path) | {"method": "persistence", "settings": METHOD_SETTINGS["persistence"]}
     for splits in (("fit",), ("fit", "validate", "held_out")):
         with pytest.raises(UserError, match="needs runs to fit and runs to validate"):
             fit_simulator(chosen_runs(spec, *splits), tmp_path / "s.safetensors")
