@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gptfluence.errors import UserError
-from gptfluence.paper.attribution import average_groups, read_judged, read_mislabels
+from gptfluence.paper.attribution import average_judged, read_judged, read_mislabels
 from made_up_judged import GROUPS, make_judged, make_mislabels, write_judged, write_mislabels
 
 
@@ -25,7 +25,7 @@ def test_scaled_simulators_are_a_form_of_their_method_and_nulls_are_left_out(tmp
 
 def test_averages_are_unweighted_means_with_the_interval_of_independent_groups(tmp_path: Path) -> None:
     rows = read_judged(write_judged(tmp_path / "a.parquet", make_judged()))
-    averages = {(r["method"], r["form"], r["measure"]): r for r in average_groups(rows)}
+    averages = {(r["method"], r["form"], r["measure"]): r for r in average_judged(rows)}
     values = [r["value"] for r in rows if (r["method"], r["measure"]) == ("less", "lds")]
     lds = averages["less", "as it is", "lds"]
     assert len(values) == lds["n"] == 3 and lds["value"] == pytest.approx(np.mean(values))
@@ -41,7 +41,7 @@ def test_averages_are_unweighted_means_with_the_interval_of_independent_groups(t
 
 def test_a_method_that_lacks_a_group_has_no_average(tmp_path: Path) -> None:
     written = [r for r in make_judged() if (r["group"], r["method"]) != (GROUPS[2], "trak")]
-    averages = average_groups(read_judged(write_judged(tmp_path / "a.parquet", written)))
+    averages = average_judged(read_judged(write_judged(tmp_path / "a.parquet", written)))
     measures = {row["measure"] for row in averages if (row["method"], row["form"]) == ("trak", "as it is")}
     assert measures == {"mrr", "recall_at_10"}  # these are of the first group alone, for all methods
     assert any((row["method"], row["measure"]) == ("less", "lds") for row in averages)

@@ -7,9 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gptfluence.errors import UserError
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
-from gptfluence.simulators.rollout import roll_out
+from gptfluence.simulators.rollout import repeat_curve, roll_out
 
 
 class Persistence(Simulator):
@@ -90,13 +89,7 @@ class MeanCurve(Simulator):
         Raises:
             UserError: the runs have another number of steps than the fitting runs.
         """
-        runs, steps, _ = curricula.examples.shape
-        if steps + 1 != len(self.curve):
-            raise UserError(
-                f"mean_curve: fitted on runs of {len(self.curve) - 1} steps, cannot simulate {steps}; "
-                "simulate runs of the same length, or take the method out of baselines.trivial"
-            )
-        values = np.repeat(self.curve[None], runs, axis=0)
+        values = repeat_curve("mean_curve", self.curve, curricula)
         values[:, :1] = first_values
         return values
 

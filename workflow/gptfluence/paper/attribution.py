@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 from gptfluence.io import read_parquet
+from gptfluence.paper.averages import Rows, average_groups
 from gptfluence.words import AVERAGE
-
-Rows = list[dict[str, Any]]
 
 AS_IT_IS, SCALED = "as it is", "scaled"
 """Forms of a method as a simulator: its scores in units of the loss, or times a number that was fitted."""
@@ -44,34 +42,21 @@ def read_judged(path: str | Path) -> Rows:
     return [row for row in rows if row["value"] is not None]
 
 
-def average_groups(rows: Rows) -> Rows:
+def average_judged(rows: Rows) -> Rows:
     """Return the unweighted means over groups.
 
-    A measure's mean is over the groups in which any method has it, and none of a method that lacks it in one of them.
-    Its interval is as wide as that of the mean of independent groups: they share no run.
+    A measure's mean is over the groups in which any method has it, and none of a method that lacks it in one.
     """
     groups: dict[str, set[str]] = {}
     cells: dict[tuple[str, str, str], Rows] = {}
     for row in rows:
         groups.setdefault(row["measure"], set()).add(row["group"])
         cells.setdefault((row["method"], row["form"], row["measure"]), []).append(row)
-    averages = []
-    for (method, form, measure), parts in cells.items():
-        if len(parts) < len(groups[measure]):
-            continue
-        value = sum(part["value"] for part in parts) / len(parts)
-        low, high = (_end(parts, value, end) for end in ("low", "high"))
-        average = {"group": AVERAGE, "measure": measure, "value": value, "low": low, "high": high, "n": len(parts)}
-        averages.append(average | {"method": method, "form": form})
-    return averages
-
-
-def _end(parts: Rows, value: float, end: str) -> float | None:
-    """Return one end of the interval of a mean."""
-    if any(part[end] is None for part in parts):
-        return None
-    width = math.hypot(*(part[end] - part["value"] for part in parts)) / len(parts)
-    return value - width if end == "low" else value + width
+    return [
+        {"group": AVERAGE, "method": method, "form": form, "measure": measure} | average_groups(parts)
+        for (method, form, measure), parts in cells.items()
+        if len(parts) == len(groups[measure])
+    ]
 
 
 def read_mislabels(path: str | Path) -> Rows:

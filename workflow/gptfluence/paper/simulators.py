@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from gptfluence.io import read_parquet
-
-Rows = list[dict[str, Any]]
+from gptfluence.paper.averages import Rows
 
 
 def read_variants(path: str | Path) -> Rows:

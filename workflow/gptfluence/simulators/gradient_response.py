@@ -31,6 +31,7 @@ from scipy.signal import lfilter
 
 from gptfluence.errors import UserError
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Kernels, Simulator
+from gptfluence.simulators.rollout import repeat_curve
 from gptfluence.words import LEVELS
 
 Kernel = Literal["sgd", "adamw"]
@@ -180,14 +181,8 @@ class GradientResponse(Simulator):
         Raises:
             UserError: the runs have another number of steps than the fitting runs.
         """
-        runs, steps, _ = curricula.examples.shape
-        if steps + 1 != len(self.curve):
-            raise UserError(
-                f"gradient_response: fitted on runs of {len(self.curve) - 1} steps, cannot simulate {steps}; "
-                "simulate runs of the same length"
-            )
-        values = np.repeat(self.curve[None], runs, axis=0)
-        for run in range(runs):
+        values = repeat_curve("gradient_response", self.curve, curricula)
+        for run in range(len(values)):
             values[run, 1:] += np.einsum("tzk,zk->tz", self._responses(curricula, run), self.weights[self.task])
         values[:, :1] = first_values
         return values

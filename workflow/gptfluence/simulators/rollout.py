@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gptfluence.errors import UserError
 from gptfluence.simulators.base import Array, Curricula, Dynamics
 
 Aggregation = Literal["sum", "mean"]
@@ -42,6 +43,24 @@ def roll_out(alpha: Array, beta: Array, first_values: Array) -> Array:
                 now += alpha[j - 1, :, t - 1] * values[:, t - j]
             values[:, t] = now
     return values
+
+
+def repeat_curve(method: str, curve: Array, curricula: Curricula) -> Array:
+    """Return a curve, [steps + 1, tests], for each of some runs.
+
+    Args:
+        method: what is simulated with it; for messages.
+
+    Raises:
+        UserError: the runs have another number of steps than the curve.
+    """
+    runs, steps, _ = curricula.examples.shape
+    if steps + 1 != len(curve):
+        raise UserError(
+            f"{method}: fitted on runs of {len(curve) - 1} steps, cannot simulate {steps}; "
+            "simulate runs of the same length, or take the method out of params.yaml"
+        )
+    return np.repeat(curve[None], runs, axis=0)
 
 
 def aggregate(table: Array, examples: NDArray[np.int64], aggregation: Aggregation) -> Array:

@@ -16,7 +16,7 @@ from gptfluence.paper.attribution import (
     AS_IT_IS,
     CEILING,
     Rows,
-    average_groups,
+    average_judged,
     read_judged,
     read_mislabels,
 )
@@ -59,7 +59,7 @@ def draw(spec: dict[str, Any]) -> Figure:
     if not judged:
         return empty_figure(spec, "no retrainings on random subsets to judge attribution by")
     several = len({row["group"] for row in judged}) > 1
-    rows = (average_groups(judged) if several else judged) + read_mislabels(spec["mislabels"])
+    rows = (average_judged(judged) if several else judged) + read_mislabels(spec["mislabels"])
     measures = [measure for measure in PANELS if any(row["measure"] == measure for row in rows)]
     shown = {row["method"] for row in rows if row["measure"] in measures} - {CEILING}
     methods = list_attribution(shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,17 @@ class Page:
     blocks: list[Block]
     columns: tuple[str, ...]
     frame: Frame
+
+
+def make_lines(
+    rows: Iterable[tuple[str, str, list[dict[str, Any] | None]]], print_cell: Callable[[dict[str, Any] | None], str]
+) -> tuple[Line, ...]:
+    """Lay out rows (section, name, scores with a column bold, or None where there is none); ruled between sections."""
+    lines: list[Line] = []
+    for section, name, scores in rows:
+        cells, bold = tuple(map(print_cell, scores)), tuple(bool(row and row["bold"]) for row in scores)
+        lines.append(Line(section, name, cells, bold, False, bool(lines) and lines[-1].section != section))
+    return tuple(lines)
 
 
 def is_best(row: dict[str, Any], rivals: Frame) -> bool:

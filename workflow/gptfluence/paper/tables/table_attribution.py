@@ -12,12 +12,12 @@ from gptfluence.paper.attribution import (
     MISLABELLED,
     SCALED,
     Rows,
-    average_groups,
+    average_judged,
     read_judged,
     read_mislabels,
 )
 from gptfluence.paper.names import MEASURES, list_attribution
-from gptfluence.paper.tables.page import Block, Line, Page, is_best, number_form
+from gptfluence.paper.tables.page import Block, Page, is_best, make_lines, number_form
 from gptfluence.words import AVERAGE
 
 TITLE = "Methods of training data attribution, judged together"
@@ -51,7 +51,7 @@ def make_page(spec: dict[str, Any]) -> Page:
     judged = read_judged(spec["attribution"])
     mislabelled = read_mislabels(spec["mislabels"])
     groups = sorted({row["group"] for row in judged})
-    averages = average_groups(judged) if len(groups) > 1 else []
+    averages = average_judged(judged) if len(groups) > 1 else []
     frame = [*averages, *judged, *mislabelled]
     for row in frame:
         row["bold"] = _is_bold(row, frame)
@@ -83,20 +83,12 @@ def _make_block(title: str, key: str, rows: Rows) -> Block:
     """Lay out some rows: a line for each method, a column for each of _HEADS that any of them has."""
     cells = {(row["method"], row["form"], row["measure"]): row for row in rows if row["method"] != CEILING}
     heads = [head for head in _HEADS if any((form, measure) == head[:2] for _, form, measure in cells)]
-    lines: list[Line] = []
-    for method, family, label in list_attribution(method for method, _, _ in cells):
-        found = [cells.get((method, form, measure)) for form, measure, _, _ in heads]
-        lines.append(
-            Line(
-                section=family,
-                method=label,
-                cells=tuple(_cell(row) for row in found),
-                bold=tuple(bool(row and row["bold"]) for row in found),
-                paper=False,
-                rule_above=bool(lines) and lines[-1].section != family,
-            )
-        )
-    return Block(title, key, "Family", tuple((shared, head) for _, _, shared, head in heads), tuple(lines))
+    lines = make_lines(
+        ((family, label, [cells.get((method, form, measure)) for form, measure, _, _ in heads])
+         for method, family, label in list_attribution(method for method, _, _ in cells)),
+        _cell,
+    )  # fmt: skip
+    return Block(title, key, "Family", tuple((shared, head) for _, _, shared, head in heads), lines)
 
 
 def _cell(row: dict[str, Any] | None) -> str:

@@ -6,9 +6,10 @@ from itertools import groupby
 from typing import Any
 
 from gptfluence.io import read_provenance
+from gptfluence.paper.averages import Rows, average_groups
 from gptfluence.paper.names import METHODS, METRICS, SCENARIOS, sort_methods
-from gptfluence.paper.simulators import Rows, read_learning, read_variants
-from gptfluence.paper.tables.page import Block, Line, Page, is_best
+from gptfluence.paper.simulators import read_learning, read_variants
+from gptfluence.paper.tables.page import Block, Page, is_best, make_lines
 from gptfluence.words import CHOSEN, WHOLE
 
 TITLE = "Simulators taken apart"
@@ -61,14 +62,7 @@ def _average(rows: Rows) -> Rows:
     for values, parts in ((values, list(parts)) for values, parts in groupby(sorted(rows, key=key), key)):
         if len(parts) < len(groups[values[0], values[1]]):
             continue
-        # Groups share no run: the interval of their mean is as wide as that of independent ones.
-        value = sum(part["value"] for part in parts) / len(parts)
-        ends = {}
-        for end in ("low", "high"):
-            known = all(part[end] is not None for part in parts)
-            width = sum((part[end] - part["value"]) ** 2 for part in parts) ** 0.5 / len(parts) if known else None
-            ends[end] = None if width is None else value - width if end == "low" else value + width
-        averages.append(dict(zip(names, values, strict=True)) | {"value": value, "n": len(parts)} | ends)
+        averages.append(dict(zip(names, values, strict=True)) | average_groups(parts))
     return averages
 
 
@@ -101,22 +95,13 @@ def _block(title: str, key: str, rows: Rows, names: dict[tuple[str, str, str, in
     scenarios = [scenario for scenario in SCENARIOS if any(row["scenario"] == scenario for row in rows)]
     columns = [(scenario, measure) for scenario in scenarios for measure in _MEASURES]
     cells = {(_line(row), row["scenario"], row["measure"]): row for row in rows}
-    lines: list[Line] = []
-    for line, name in names.items():
-        found = [cells.get((line, *column)) for column in columns]
-        section = METHODS.get(line[0], line[0])
-        lines.append(
-            Line(
-                section=section,
-                method=name,
-                cells=tuple(_cell(row) for row in found),
-                bold=tuple(bool(row and row["bold"]) for row in found),
-                paper=False,
-                rule_above=bool(lines) and lines[-1].section != section,
-            )
-        )
+    lines = make_lines(
+        ((METHODS.get(line[0], line[0]), name, [cells.get((line, *column)) for column in columns])
+         for line, name in names.items()),
+        _cell,
+    )  # fmt: skip
     heads = tuple((SCENARIOS[scenario].capitalize(), _MEASURES[measure]) for scenario, measure in columns)
-    return Block(title, key, "Simulator", heads, tuple(lines))
+    return Block(title, key, "Simulator", heads, lines)
 
 
 def _cell(row: dict[str, Any] | None) -> str:
