@@ -29,6 +29,13 @@ def test_layout(tmp_path: Path) -> None:
     assert [row[1] for row in runs[2:]] == ["2 runs", "3 runs"] * 2
 
 
+def test_variants_stand_by_name_behind_the_whole(tmp_path: Path) -> None:
+    rows = make_apart()
+    other = [row | {"variant": name} for name in "cadb" for row in rows if row["variant"] == "no_decay"]
+    variants, _ = markdown_tables(write(tmp_path, other + rows)["md"])
+    assert [row[1] for row in variants[3:]] == ["whole", "a", "b", "c", "d", "no decay"]
+
+
 def test_values_are_means_over_the_groups_of_a_scenario(tmp_path: Path) -> None:
     text = write(tmp_path, make_apart())["csv"]
     rows = list(csv.DictReader(text.splitlines()))

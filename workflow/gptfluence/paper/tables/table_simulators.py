@@ -70,7 +70,8 @@ def _variant_names(rows: Rows) -> dict[tuple[str, str, str, int], str]:
     """Return what the lines are called, in order: methods as in all tables, each behind itself its variants."""
     names = {}
     for method in sort_methods(row["method"] for row in rows):
-        own = sorted({_line(row) for row in rows if row["method"] == method}, key=lambda line: line[1] != WHOLE)
+        found = {_line(row) for row in rows if row["method"] == method}
+        own = sorted(found, key=lambda line: (line[1] != WHOLE, line[1]))
         for line in own:
             names[line] = "whole" if line[1] == WHOLE else line[1].replace("_", " ")
     return names
