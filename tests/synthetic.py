@@ -44,6 +44,13 @@ METHOD_SETTINGS = {
         "decays": (1.0, 0.5),
         "strengths": STRENGTHS,
     },
+    "predicted_curve": {
+        "kind": "predicted_curve",
+        "kernels": ("adamw", "sgd"),
+        "momenta": (0.0,),
+        "decays": (1.0, 0.5),
+        "strengths": STRENGTHS,
+    },
     "persistence": {"kind": "persistence"},
     "global_ar1": {"kind": "global_ar1"},
     "mean_curve": {"kind": "mean_curve"},

@@ -72,7 +72,7 @@ def test_equals_its_definition_with_ridge_by_normal_equations() -> None:
         best = int(np.argmin(errors))
         chosen.append(STRENGTHS[best])
         expected[:, 1:, tests] += fits[best]
-    assert list(simulator.state()[1]["chosen"].values()) == chosen
+    assert simulator.chosen.tolist() == chosen
     first = dynamics.values[:, :1]
     expected[:, :1] = first
     np.testing.assert_allclose(simulator.simulate(curricula, first), expected, rtol=1e-5)
@@ -92,7 +92,7 @@ def test_one_response_is_tracin_less_its_mean() -> None:
         at = int(np.flatnonzero(features.kernels.steps <= t)[-1])
         moves[r, t] = -rate * tokens[batch] @ features.kernels.values["sgd"][at][batch] / tokens[batch].sum()
     total = moves.cumsum(axis=1)
-    expected = simulator.curve[1:] + total - total[~dynamics.validate].mean(axis=0)
+    expected = simulator.known.curve[1:] + total - total[~dynamics.validate].mean(axis=0)
     np.testing.assert_allclose(simulator.simulate(curricula, dynamics.values[:, :1])[:, 1:], expected, rtol=1e-10)
 
 
@@ -101,7 +101,7 @@ def test_beats_the_mean_curve_and_needs_the_curriculum() -> None:
     simulator = GradientResponse(**SETTINGS)
     simulator.fit(known[0], fitted, known[1])
     first = measured[:, :1]
-    curve = np.repeat(simulator.curve[None], len(measured), axis=0)
+    curve = np.repeat(simulator.known.curve[None], len(measured), axis=0)
     mean = all_steps_mse(curve, measured, 1)
     shuffled = replace(fresh, examples=np.random.default_rng(3).permutation(24)[fresh.examples])
     assert all_steps_mse(simulator.simulate(fresh, first), measured, 1) < 0.5 * mean
@@ -142,7 +142,7 @@ def test_any_strength_gives_finite_simulations_and_a_large_one_the_mean_curve() 
         simulator.fit(dynamics, curricula, features)
         simulated = simulator.simulate(curricula, dynamics.values[:, :1])
         assert np.isfinite(simulated).all()
-    np.testing.assert_allclose(simulated[:, 1:], np.repeat(simulator.curve[None, 1:], 5, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(simulated[:, 1:], np.repeat(simulator.known.curve[None, 1:], 5, axis=0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("what", ["one run", "constant metric", "zero kernels", "equal curricula"])
@@ -163,7 +163,7 @@ def test_where_nothing_can_be_learned_it_is_the_mean_curve(what: str) -> None:
     simulator.fit(dynamics, curricula, features)
     runs = curricula.of(dynamics.validate)
     simulated = simulator.simulate(runs, dynamics.values[dynamics.validate, :1])
-    np.testing.assert_allclose(simulated[:, 1:], np.repeat(simulator.curve[None, 1:], len(simulated), axis=0))
+    np.testing.assert_allclose(simulated[:, 1:], np.repeat(simulator.known.curve[None, 1:], len(simulated), axis=0))
 
 
 def test_without_kernels_or_with_another_length() -> None:

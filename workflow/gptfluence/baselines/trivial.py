@@ -19,6 +19,10 @@ class Persistence(Simulator):
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Nothing is fitted."""
 
+    def transfer(self, features: Features, first_values: Array) -> Self:
+        """Return itself: a first value is all that it needs; see `Simulator.transfer`."""
+        return self
+
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Repeat the first value; see `Simulator.simulate`."""
         return np.repeat(first_values, curricula.examples.shape[1] + 1, axis=1)
@@ -52,6 +56,10 @@ class GlobalAr1(Simulator):
         # anything.
         self.slope = float(centred @ after) / variance if variance else 1.0
         self.offset = float(after.mean() - self.slope * before.mean())
+
+    def transfer(self, features: Features, first_values: Array) -> Self:
+        """Return itself: its two numbers are of all tests; see `Simulator.transfer`."""
+        return self
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from one given value; see `Simulator.simulate`."""

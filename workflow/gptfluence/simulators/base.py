@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -126,6 +126,21 @@ class Features:
         if self.test_task is None:
             object.__setattr__(self, "test_task", np.zeros(len(self.test), np.int64))
 
+    @property
+    def tasks(self) -> int:
+        """How many tasks there are."""
+        return int(self.test_task.max(initial=-1)) + 1
+
+    def of_tests(self, tests: NDArray[np.bool_] | NDArray[np.int64]) -> Features:
+        """Return those of some tests, told by a mask or by their numbers, with all training examples."""
+        attribution, kernels = self.attribution, self.kernels
+        if attribution is not None:
+            scores = {method: values[:, tests] for method, values in attribution.scores.items()}
+            attribution = replace(attribution, scores=scores)
+        if kernels is not None:
+            kernels = replace(kernels, values={name: values[..., tests] for name, values in kernels.values.items()})
+        return Features(self.train, self.test[tests], attribution, kernels, self.test_task[tests])
+
 
 class Simulator(ABC):
     """Fitted on recorded runs, simulates others; its state is a dict of arrays and a dict of JSON values."""
@@ -148,6 +163,18 @@ class Simulator(ABC):
         Returns:
             [runs, steps + 1, tests]; the first `start` steps are the given values.
         """
+
+    def transfer(self, features: Features, first_values: Array) -> Self | None:
+        """Return the fitted simulator for other tests of the same tasks, which no fitting run has measured.
+
+        Args:
+            features: of the same training examples, and of those tests.
+            first_values: [tests], the metric of each before the first update.
+
+        Returns:
+            A simulator of its own, without intervals; None: the method knows tests by their measurements alone.
+        """
+        return None
 
     def half_widths(self, curricula: Curricula) -> Array | None:
         """Return half the widths of intervals around what is simulated, one at a time and not of whole trajectories.

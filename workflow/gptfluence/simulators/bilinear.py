@@ -11,6 +11,7 @@ so the one-step least-squares objective with L2 on the M is convex, and its mini
 from __future__ import annotations
 
 import logging
+from copy import copy
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -66,7 +67,7 @@ class Bilinear(Simulator):
         self.strengths = tuple(strengths)
         self.strength = float("nan")
         # Features in the basis of the fit, and M between them; see `fit`.
-        self.train = self.test = self.matrices = np.empty(0)
+        self.train = self.test = self.test_basis = self.matrices = np.empty(0)
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Fit every strength and keep the one whose roll-out is best on the validation runs (ties: the
@@ -95,6 +96,7 @@ class Bilinear(Simulator):
         _, weights, basis = _thin_svd(steps)
         _, _, test_basis = _thin_svd(test)
         self.train, self.test = train @ basis, test @ test_basis
+        self.test_basis = unit_length(test_basis, features.test)
         solver = _NormalEquations(steps @ basis, weights**2, self.test, [*lags, None], residual)
 
         best, lowest = None, float("inf")
@@ -108,6 +110,12 @@ class Bilinear(Simulator):
         assert best is not None
         self.matrices = best
 
+    def transfer(self, features: Features, first_values: Array) -> Self:
+        """Take the other tests' features; see `Simulator.transfer`."""
+        other = copy(self)
+        other.test = features.test @ self.test_basis
+        return other
+
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from the given values; see `Simulator.simulate`."""
         factors = [self.train @ matrix @ self.test.T for matrix in self.matrices]
@@ -117,7 +125,10 @@ class Bilinear(Simulator):
         return roll_out(coefficients[:-1], coefficients[-1], first_values)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return the features (train [train, p], test [tests, q]), M [order + 1, p, q], and the settings."""
+        """Return the features (train [train, p], test [tests, q]), M [order + 1, p, q], and the settings.
+
+        test_basis ([width, q]) is what turns features of tests into those of the fit.
+        """
         settings = {
             "order": self.order,
             "start": self.history,
@@ -125,16 +136,20 @@ class Bilinear(Simulator):
             "shrink_to": self.shrink_to,
             "strengths": list(self.strengths),
         }
-        arrays = {"train": self.train, "test": self.test, "matrices": self.matrices}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
         return arrays, {"settings": settings, "chosen": {"strength": self.strength}}
 
     @classmethod
     def from_state(cls, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> Self:
         """Return the simulator whose `state` this is."""
         simulator = cls(**values["settings"])
-        simulator.train, simulator.test, simulator.matrices = (arrays[k] for k in ("train", "test", "matrices"))
+        for name in _ARRAYS:
+            setattr(simulator, name, arrays[name])
         simulator.strength = values["chosen"]["strength"]
         return simulator
+
+
+_ARRAYS = ("train", "test", "test_basis", "matrices")
 
 
 class _NormalEquations:

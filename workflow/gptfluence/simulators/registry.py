@@ -11,11 +11,22 @@ from gptfluence.simulators.base import Simulator
 from gptfluence.simulators.bilinear import Bilinear
 from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.mlp import Mlp
+from gptfluence.simulators.predicted_curve import PredictedCurve
 from gptfluence.simulators.simfluence import Simfluence
 
 METHODS: dict[str, type[Simulator]] = {
     method.kind: method
-    for method in (Simfluence, Bilinear, Mlp, Additive, GradientResponse, Persistence, GlobalAr1, MeanCurve)
+    for method in (
+        Simfluence,
+        Bilinear,
+        Mlp,
+        Additive,
+        GradientResponse,
+        PredictedCurve,
+        Persistence,
+        GlobalAr1,
+        MeanCurve,
+    )
 }
 """Kind, as it stands in a saved simulator, to class."""
 
