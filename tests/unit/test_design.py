@@ -296,10 +296,10 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     strengths = changed_by("simulators", "methods", "gptfluence", "strengths", value=[1.0])
     corrected = {"scores_mislabels", "table_attribution", "figure_attribution", "figure_7"}
     assert strengths.pop("mislabels") > 100
-    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | items | dict.fromkeys(corrected, 1)
+    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | items | apart | dict.fromkeys(corrected, 1)
     # Kernels and sketches of gradients: what is made of them, and no run.
     damping = changed_by("attribution", "damping", value=0.2)
-    assert damping.keys() == {"features", "attribution", "simulators", "scores"} | items.keys() | judged.keys()
+    assert damping.keys() == {"features", "attribution", "simulators", "scores"} | (items | judged | apart).keys()
     kernels = changed_by("attribution", "kernel_checkpoints", value=7)
     assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart
     runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=2)

@@ -27,6 +27,7 @@ from gptfluence.sources import (
     task_spec,
     without_paths,
 )
+from gptfluence.words import PREDICTED_CURVE
 
 SCORES_FILE = "results/scores/scores.parquet"
 CURVES_FILE = "results/scores/curves.parquet"
@@ -471,7 +472,7 @@ class Design:
         return {"groups": groups, "files": files, "code": code_digest("scores.score")} | self._bootstrap()
 
     def _bootstrap(self) -> dict[str, Any]:
-        return self.params.scores.model_dump(exclude={"variants", "learning"})
+        return self.params.scores.model_dump(exclude={"variants", "learning", "unseen_tests"})
 
     @cache  # noqa: B019
     def judge_attribution_spec(self) -> dict[str, Any]:
@@ -492,22 +493,33 @@ class Design:
 
     @cache  # noqa: B019
     def judge_simulators_spec(self) -> dict[str, Any]:
-        """For judge_simulators: the methods that have variants or learning curves."""
+        """For judge_simulators: the methods that have variants or learning curves, or are judged on unseen tests."""
         scores = self.params.scores
-        learning = scores.learning.model_dump(exclude={"methods"})
+        settings = scores.learning.model_dump(exclude={"methods"}) | {"folds": scores.unseen_tests.folds}
         methods = [name for name in self.methods if name in scores.variants or name in scores.learning.methods]
+        splits = ("fit", "validate", "held_out", "unseen")
         groups = [
-            self._group_spec(group, metric, ("fit", "validate", "held_out", *(["subset"] if metric == "loss" else [])))
+            self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits)
             | {
                 "methods": {
                     name: self._method_spec(group, name)
                     | {"variants": scores.variants.get(name, {}), "learning": name in scores.learning.methods}
                     for name in methods
-                }
+                },
+                "unseen_tests": self._unseen_tests_spec(group),
             }
             for group, metric in self.simulation_pairs()
         ]
-        return {"groups": groups, "code": code_digest("scores.simulators")} | learning | self._bootstrap()
+        return {"groups": groups, "code": code_digest("scores.simulators")} | settings | self._bootstrap()
+
+    def _unseen_tests_spec(self, group: str) -> dict[str, Any]:
+        """Return the methods that are judged on unseen tests, behind the curve that is all one knows there."""
+        unseen_tests = self.params.scores.unseen_tests
+        if not unseen_tests.methods:
+            return {}
+        response = self._method_spec(group, unseen_tests.curve_of)
+        curve = response | {"settings": response["settings"] | {"kind": PREDICTED_CURVE}}
+        return {PREDICTED_CURVE: curve} | {name: self._method_spec(group, name) for name in unseen_tests.methods}
 
     @cache  # noqa: B019
     def judge_mislabels_spec(self) -> dict[str, Any]:

@@ -364,11 +364,24 @@ class Learning(Section):
     seed: Seed
 
 
+KNOW_TESTS_BY_RUNS = ("simfluence", "mlp", "additive", "mean_curve")
+"""Methods that cannot simulate a test that no fitting run has measured."""
+
+
+class UnseenTests(Section):
+    """Simulators on tests that they were not fitted on."""
+
+    methods: tuple[str, ...]
+    curve_of: str
+    folds: Annotated[int, Field(ge=2)]
+
+
 class Scores(Section):
     """How simulations are judged, and how simulators are taken apart."""
 
     variants: dict[MethodName, dict[MethodName, dict[str, Any]]]
     learning: Learning
+    unseen_tests: UnseenTests
     bootstrap_samples: PositiveInt
     bootstrap_seed: Seed
     confidence: Annotated[float, Field(gt=0, lt=1)]
@@ -689,12 +702,19 @@ def _check_scores(
                     path, text = _explain(entry | {"loc": (*where, *entry["loc"])}, whole)
                     if set(path[3:4]) & changed.keys():  # what is wrong with the method itself is said of it
                         found.append(((*here, variant, *path[3:]), text))
-    named = learning.get("methods") if isinstance(learning, dict) else None
-    for i, name in enumerate(named if isinstance(named, list) else ()):
-        choices = [*(trivial if isinstance(trivial, list) else []), *methods]
-        unknown(
-            ("scores", "learning", "methods", i), name, choices, "method in baselines.trivial or simulators.methods"
-        )
+    unseen_tests = scores.get("unseen_tests")
+    for key, section in {"learning": learning, "unseen_tests": unseen_tests}.items():
+        named = section.get("methods") if isinstance(section, dict) else None
+        for i, name in enumerate(named if isinstance(named, list) else ()):
+            choices = [*(trivial if isinstance(trivial, list) else []), *methods]
+            unknown(("scores", key, "methods", i), name, choices, "method in baselines.trivial or simulators.methods")
+            kind = _method_tag(methods.get(name, {"kind": name})) if isinstance(name, str) else None
+            if key == "unseen_tests" and kind in KNOW_TESTS_BY_RUNS:
+                found.append((("scores", key, "methods", i), "knows tests by their runs alone; take it out"))
+    if isinstance(unseen_tests, dict):
+        responses = [name for name, method in methods.items() if _method_tag(method) == "gradient_response"]
+        unknown(("scores", "unseen_tests", "curve_of"), unseen_tests.get("curve_of"), responses,
+                "method of kind gradient_response in simulators.methods")  # fmt: skip
     return found
 
 

@@ -19,3 +19,6 @@ COVERAGES = tuple(f"coverage_{round(100 * level)}" for level in LEVELS)
 
 WHOLE, RANDOM, CHOSEN = "whole", "random", "chosen"
 """Of scores of simulators: a method with its own settings; fitting runs taken at random, and chosen by a method."""
+
+PREDICTED_CURVE = "predicted_curve"
+"""Method that stands for the mean curve where tests are unseen."""

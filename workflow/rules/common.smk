@@ -349,7 +349,7 @@ def inputs_of_judged_simulators(wildcards):
         runs = [DESIGN.runs[row["run_id"]] for row in group["runs"]]
         named = [
             method[kind]
-            for method in group["methods"].values()
+            for method in [*group["methods"].values(), *group["unseen_tests"].values()]
             for kind in ("features", "table", "kernels")
         ]
         files |= dict.fromkeys(files_of_runs(runs) + [f for f in named if f])

@@ -1,16 +1,18 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from gptfluence.errors import UserError
 from gptfluence.scores import measures
 from gptfluence.scores.simulators import SCHEMA, judge_simulators
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.gradient_response import GradientResponse
 from synthetic import chosen_runs, write_group
 
-SPLITS = ("fit", "fit", "fit", "validate", "held_out", "held_out", *["subset"] * 5)
+SPLITS = ("fit", "fit", "fit", "validate", "held_out", "held_out", "unseen", "unseen", *["subset"] * 5)
 SETTINGS = {"kind": "gradient_response", "kernels": ["sgd", "adamw"], "momenta": [0.0], "decays": [1.0, 0.5]}
 SETTINGS["strengths"] = [0.01, 1.0]
 FILES = {"features": None, "table": None, "kernels": None}
@@ -22,19 +24,27 @@ def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLI
     response["variants"] = {"one_kernel": {"kernels": ["sgd"]}}
     curve = FILES | {"settings": {"kind": "mean_curve"}, "variants": {}, "learning": True}
     group["methods"] = {"mean_curve": curve, "gradient_response": response}
-    bootstrap = {"bootstrap_samples": 100, "bootstrap_seed": 1, "confidence": 0.9}
-    return {"groups": [group], "runs": [2, 3, 5, 8, 99], "draws": 3, "seed": 0} | bootstrap
+    predicted = response | {"settings": SETTINGS | {"kind": "predicted_curve"}}
+    persistence = FILES | {"settings": {"kind": "persistence"}}
+    group["unseen_tests"] = {"predicted_curve": predicted, "persistence": persistence, "gradient_response": response}
+    return {"groups": [group], "runs": [2, 3, 5, 8, 99], "draws": 3, "seed": 0, "folds": 2} | BOOTSTRAP
 
+
+BOOTSTRAP = {"bootstrap_samples": 100, "bootstrap_seed": 1, "confidence": 0.9}
 
 Rows = dict[tuple[str, str, str, int, str], dict[str, Any]]
+"""Method, variant, choice, fitting runs and measure to row, of the setting `seen`."""
 
 
-def judge(spec: dict[str, Any], folder: Path) -> Rows:
-    judge_simulators(spec, folder / "simulators.parquet")
-    table = pq.read_table(folder / "simulators.parquet")
+def judge(spec: dict[str, Any], folder: Path, setting: str = "seen") -> Rows:
+    path = folder / "simulators.parquet"
+    if not path.exists():
+        judge_simulators(spec, path)
+    table = pq.read_table(path)
     assert table.schema.remove_metadata() == SCHEMA
     names = ("method", "variant", "choice", "fitting_runs", "measure")
-    return {tuple(row[name] for name in names): row for row in table.to_pylist()}
+    rows = [row for row in table.to_pylist() if row["setting"] == setting]
+    return {tuple(row[name] for name in names): row for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +53,13 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def rows(spec: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    return judge(spec, tmp_path_factory.mktemp("judged"))
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("judged")
+
+
+@pytest.fixture(scope="module")
+def rows(spec: dict[str, Any], judged: Path) -> Rows:
+    return judge(spec, judged)
 
 
 def test_has_every_variant_and_number_of_runs(rows: Rows) -> None:
@@ -133,5 +148,68 @@ def test_without_subset_runs_nothing_is_beyond_the_own_runs(tmp_path: Path) -> N
 
 
 def test_no_groups_give_an_empty_table(tmp_path: Path) -> None:
-    bootstrap = {"bootstrap_samples": 100, "bootstrap_seed": 1, "confidence": 0.9}
-    assert judge({"groups": [], "runs": [2], "draws": 1, "seed": 0} | bootstrap, tmp_path) == {}
+    assert judge({"groups": [], "runs": [2], "draws": 1, "seed": 0, "folds": 2} | BOOTSTRAP, tmp_path) == {}
+
+
+# Seen runs by split, tests known and hidden in each fold: tests 0 and 2, 1 of the first task, 3, 4 of the second.
+FOLDS = (np.array([1, 4]), np.array([0, 2, 3])), (np.array([0, 2, 3]), np.array([1, 4]))
+
+
+def on_unseen_tests(spec: dict[str, Any], split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return simulations, predicted curves and truth of each test, by fits that were not given it."""
+    group = spec["groups"][0] | {"features": None, "table": None}
+    fitted = load_group(chosen_runs(group, "fit", "validate"))
+    runs = load_group(chosen_runs(group, split) | {"kernels": None})
+    truth = runs.dynamics.values
+    simulated, curves = np.empty_like(truth), np.empty_like(truth)
+    for known, hidden in FOLDS:
+        simulator = GradientResponse(**{key: tuple(value) for key, value in SETTINGS.items() if key != "kind"})
+        # What is measured of hidden tests, but for their first value, is noise here: it must not be looked at.
+        dynamics = replace(fitted.dynamics, values=fitted.dynamics.values[..., known])
+        simulator.fit(dynamics, fitted.curricula, fitted.features.of_tests(known))
+        first = fitted.dynamics.values[0, 0, hidden]
+        other = simulator.transfer(fitted.features.of_tests(hidden), first)
+        simulated[..., hidden] = other.simulate(runs.curricula, truth[:, :1, hidden])
+        curves[..., hidden] = other.known.curve
+    return simulated, curves, truth
+
+
+@pytest.mark.parametrize(("setting", "split"), [("unseen_test", "held_out"), ("unseen_both", "unseen")])
+def test_unseen_tests_equal_fits_without_them(
+    spec: dict[str, Any], judged: Path, rows: Rows, setting: str, split: str
+) -> None:
+    found = judge(spec, judged, setting)
+    assert {key[0] for key in found} == {"predicted_curve", "persistence", "gradient_response"}
+    simulated, curves, truth = on_unseen_tests(spec, split)
+    of_task = (slice(0, 3), slice(3, 5))
+    mse = {
+        "gradient_response": [((simulated - truth)[:, 1:, tests] ** 2).mean() for tests in of_task],
+        "predicted_curve": [((curves - truth)[:, 1:, tests] ** 2).mean() for tests in of_task],
+        "persistence": [((truth[:, :1] - truth)[:, 1:, tests] ** 2).mean() for tests in of_task],
+    }
+    for method, own in mse.items():
+        key = (method, "whole", "", 3)
+        assert found[*key, "all_steps_mse"]["value"] == pytest.approx(np.mean(own), rel=1e-6)
+        skill = np.mean([1 - a / b for a, b in zip(own, mse["predicted_curve"], strict=True)])
+        assert found[*key, "skill"]["value"] == pytest.approx(skill, rel=1e-5, abs=1e-9)
+
+
+def test_unseen_training_examples_are_judged_against_the_mean_curve(
+    spec: dict[str, Any], judged: Path, rows: Rows
+) -> None:
+    found = judge(spec, judged, "unseen_train")
+    assert found["mean_curve", "whole", "", 3, "skill"]["value"] == pytest.approx(0, abs=1e-9)
+    fit, unseen = (
+        load_group(chosen_runs(spec["groups"][0] | {"features": None, "table": None}, split)).dynamics.values
+        for split in ("fit", "unseen")
+    )
+    errors = (fit.mean(axis=0) - unseen)[:, 1:] ** 2
+    expected = np.mean([errors[..., :3].mean(), errors[..., 3:].mean()])
+    assert found["mean_curve", "whole", "", 3, "all_steps_mse"]["value"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_method_that_needs_runs_of_a_test_is_named(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path)
+    spec["groups"][0]["unseen_tests"]["mean_curve"] = FILES | {"settings": {"kind": "mean_curve"}}
+    with pytest.raises(UserError, match="mean_curve: cannot simulate tests that it was not fitted on"):
+        judge(spec, tmp_path)

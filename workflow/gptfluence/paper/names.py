@@ -7,6 +7,12 @@ from collections.abc import Iterable
 TASKS = {"rte": "RTE", "sst2": "SST-2", "boolq": "BoolQ", "webnlg": "WebNLG", "wmt16_de_en": "WMT16 DE/EN"}
 """The paper's test tasks in its order."""
 
+SETTINGS = {
+    "seen": "seen data",
+    "unseen_train": "unseen training examples",
+    "unseen_test": "unseen tests",
+    "unseen_both": "both unseen",
+}
 SCENARIOS = {"fine_tuning": "fine-tuning", "instruction_tuning": "instruction tuning"}
 METRICS = {"loss": "loss", "bleu": "BLEU", "rouge_l": "ROUGE-L"}
 PAPER_MODELS = {"pythia-410m": "Pythia-410M", "pythia-1b": "Pythia-1B", "pythia-2.8b": "Pythia-2.8B"}
@@ -31,6 +37,7 @@ METHODS = {
     "persistence": "Persistence",
     "global_ar1": "Global AR(1)",
     "mean_curve": "Mean curve",
+    "predicted_curve": "Predicted mean curve",
     "tracin_cp": "TracIn-CP (checkpoints)",
     "tracin": "TracIn (every step)",
     "tracin_adamw": "TracIn (every step, AdamW's update)",

@@ -1,4 +1,4 @@
-"""What results/scores/simulators.parquet says of variants of simulators and of fewer and more fitting runs."""
+"""What results/scores/simulators.parquet says of variants of simulators, of fewer and more runs, and of unseen data."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 
 from gptfluence.io import read_parquet
 from gptfluence.paper.averages import Rows
+from gptfluence.words import WHOLE
 
 
 def read_variants(path: str | Path) -> Rows:
-    """Read the scores of methods and their variants on all fitting runs, where they have a value.
+    """Read the scores of methods and their variants on all fitting runs and seen data, where they have a value.
 
     Raises:
         UserError: the file is missing or damaged.
     """
-    return [row for row in read_parquet(path).to_pylist() if not row["choice"] and row["value"] is not None]
+    return [row for row in _read(path) if row["setting"] == "seen" and not row["choice"]]
 
 
 def read_learning(path: str | Path) -> Rows:
@@ -23,4 +24,17 @@ def read_learning(path: str | Path) -> Rows:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return [row for row in read_parquet(path).to_pylist() if row["choice"] and row["value"] is not None]
+    return [row for row in _read(path) if row["choice"]]
+
+
+def read_unseen(path: str | Path) -> Rows:
+    """Read the scores of methods on unseen training examples, tests, or both, where they have a value.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return [row for row in _read(path) if row["setting"] != "seen" and row["variant"] == WHOLE]
+
+
+def _read(path: str | Path) -> Rows:
+    return [row for row in read_parquet(path).to_pylist() if row["value"] is not None]

@@ -4,11 +4,14 @@ Methods are fitted again and judged on the held-out runs
 
 - as variants: with some of their settings replaced, on all fitting runs;
 - on fewer and on more fitting runs: on random ones, or, beyond a group's own, on those random subset runs that a method
-  chooses itself (`GradientResponse.choose`). Subset runs are collected for judging attribution and measure the loss.
+  chooses itself (`GradientResponse.choose`). Subset runs are collected for judging attribution and measure the loss;
+- on unseen data: training examples of a pool that no fitting run drew from, tests that no fit has read (a share of each
+  task's at a time), or both.
 
 Skill is against the mean curve of all of the group's fitting runs, however many a method is fitted on, so that the mean
-curve of few runs has a negative one. Every value is the unweighted mean over test tasks and draws; intervals: bootstrap
-over held-out runs, with the same draws for all methods of a group.
+curve of few runs has a negative one. Of a test that no fit has read the mean curve is not known: there skill is against
+its `predicted_curve`. Every value is the unweighted mean over test tasks and draws; intervals: bootstrap
+over the judged runs, with the same draws for all methods of a group.
 """
 
 from __future__ import annotations
@@ -22,42 +25,50 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gptfluence.errors import UserError
 from gptfluence.io import digest, write_parquet
 from gptfluence.scores import measures
 from gptfluence.scores.measures import Score, resample_counts
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.data import GroupData, load_group, read_features
 from gptfluence.simulators.registry import make_method
-from gptfluence.words import CHOSEN, RANDOM, WHOLE
+from gptfluence.words import CHOSEN, PREDICTED_CURVE, RANDOM, WHOLE
 
 log = logging.getLogger("gptfluence")
 
 MEASURES = ("all_steps_mse", "skill", "across_run_correlation")
 
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("group", "scenario", "model", "metric", "method", "variant", "choice")]
+    [(name, pa.string()) for name in ("group", "scenario", "model", "metric", "setting", "method", "variant", "choice")]
     + [("fitting_runs", pa.int32()), ("measure", pa.string())]
     + [(name, pa.float64()) for name in ("value", "low", "high")]
     + [("n", pa.int32())]
 )
-"""variant: `words.WHOLE`, or what the settings of a variant are called; choice: of the fitting runs, `words.RANDOM` or
-`words.CHOSEN`, where their number is varied, else empty; n: how many draws the value is a mean of."""
+"""setting: seen, unseen_train, unseen_test or unseen_both; variant: `words.WHOLE`, or a variant's name; choice: of the
+fitting runs, `words.RANDOM` or `words.CHOSEN`, where their number is varied, else empty; n: of how many draws the value
+is a mean."""
 
 
 class _Judge(NamedTuple):
-    """What fits are judged on: held-out runs, the mean curve there, how often resamples draw each run."""
+    """What fits are judged on: measured runs, what skill is over there, how often resamples draw each run.
 
-    held_out: GroupData
-    mean_curve: Array
+    Attributes:
+        runs: held-out or unseen ones.
+        reference: [steps + 1, tests], the mean curve or a predicted one.
+        counts: see `resample_counts`.
+    """
+
+    runs: GroupData
+    reference: Array
     counts: Array
 
     def score(self, simulated: Array) -> dict[str, Score]:
-        """Score simulations of the held-out runs, [runs, steps + 1, tests]: the mean over test tasks."""
-        measured = self.held_out.dynamics.values[:, 1:]
-        reference = np.broadcast_to(self.mean_curve[1:], measured.shape)
-        ends = np.cumsum(self.held_out.sizes)
+        """Score simulations of the runs, [runs, steps + 1, tests]: the mean over test tasks."""
+        measured = self.runs.dynamics.values[:, 1:]
+        reference = np.broadcast_to(self.reference[1:], measured.shape)
+        ends = np.cumsum(self.runs.sizes)
         found: dict[str, list[Score]] = {measure: [] for measure in MEASURES}
-        for end, size in zip(ends, self.held_out.sizes, strict=True):
+        for end, size in zip(ends, self.runs.sizes, strict=True):
             tests = slice(end - size, end)
             for measure, scores in found.items():
                 arrays = [simulated[:, 1:, tests], measured[:, :, tests]]
@@ -71,9 +82,11 @@ def judge_simulators(spec: dict[str, Any], output: Path) -> None:
 
     Args:
         spec: groups: a list, one for each group and metric, as `load_group` reads it, with runs of split fit, validate,
-            held_out and (where there are any) subset, and methods {method: {settings, features, table, kernels (as
-            `fit_simulator` gets them), variants ({name: settings}), learning (bool)}};
-            runs (numbers of fitting runs), draws (of each), seed, bootstrap_samples, bootstrap_seed, confidence.
+            held_out and (where there are any) unseen and subset, and methods {method: {settings, features, table,
+            kernels (as `fit_simulator` gets them), variants ({name: settings}), learning (bool)}}, and unseen_tests
+            (the same but for variants and learning: what is judged on unseen tests, `words.PREDICTED_CURVE` first);
+            runs (numbers of fitting runs), draws (of each), seed, folds (in how many parts tests are unseen; if a task
+            has fewer tests: one at a time), bootstrap_samples, bootstrap_seed, confidence.
         output: Parquet.
 
     Raises:
@@ -81,44 +94,92 @@ def judge_simulators(spec: dict[str, Any], output: Path) -> None:
     """
     rows = []
     for group in spec["groups"]:
-        for (method, variant, choice, runs), found in _judge_group(group, spec).items():
+        for (setting, method, variant, choice, runs), found in _judge_group(group, spec).items():
             for measure in MEASURES:
                 score = measures.average([scores[measure] for scores in found], found[0][measure].n_runs)
                 low, high = score.interval(spec["confidence"])
                 where = [group[name] for name in ("group", "scenario", "model", "metric")]
-                values = (*where, method, variant, choice, runs, measure, score.value, low, high, len(found))
+                own = (setting, method, variant, choice, runs, measure)
+                values = (*where, *own, score.value, low, high, len(found))
                 rows.append(dict(zip(SCHEMA.names, values, strict=True)))
         log.info("%s %s: judged", group["group"], group["metric"])
-    rows.sort(key=lambda row: [row[name] for name in SCHEMA.names[:9]])
-    settings = {key: spec[key] for key in ("draws", "seed", "bootstrap_samples", "bootstrap_seed", "confidence")}
+    rows.sort(key=lambda row: [row[name] for name in SCHEMA.names[:10]])
+    settings = {
+        key: spec[key] for key in ("draws", "seed", "folds", "bootstrap_samples", "bootstrap_seed", "confidence")
+    }
     write_parquet(output, pa.Table.from_pylist(rows, SCHEMA), {"simulators": settings})
 
 
-Key = tuple[str, str, str, int]
-"""Method, variant, choice, number of fitting runs."""
+Key = tuple[str, str, str, str, int]
+"""Setting, method, variant, choice, number of fitting runs."""
 
 
 def _judge_group(group: dict[str, Any], settings: dict[str, Any]) -> dict[Key, list[dict[str, Score]]]:
     """Return the scores of every fit, those of equal numbers of random runs together."""
     splits = {run["split"] for run in group["runs"]}
-    fitted, held_out = _load(group, "fit", "validate"), _load(group, "held_out")
+    fitted = _load(group, "fit", "validate")
     more = _load(group, "subset") if "subset" in splits else None
     curve = fitted.dynamics.values[~fitted.dynamics.validate].mean(axis=0)
-    seed = [settings["bootstrap_seed"], int(digest([group["group"], "seen"]), 16)]
-    judge = _Judge(held_out, curve, resample_counts(len(held_out.runs), settings["bootstrap_samples"], seed))
+    judges = {}
+    for setting, split in {"seen": "held_out", "unseen_train": "unseen"}.items():
+        if split in splits:
+            runs, seed = _load(group, split), [settings["bootstrap_seed"], int(digest([group["group"], setting]), 16)]
+            judges[setting] = _Judge(runs, curve, resample_counts(len(runs.runs), settings["bootstrap_samples"], seed))
     scores: dict[Key, list[dict[str, Score]]] = {}
     own = int((~fitted.dynamics.validate).sum())
     for name, method in group["methods"].items():
         features = read_features(group | {key: method[key] for key in ("features", "table", "kernels")})
         for variant, changed in {WHOLE: {}, **method["variants"]}.items():
             simulator = make_method(name, method["settings"] | changed)
-            found = _fit_and_score(simulator, fitted.dynamics, fitted.curricula, features, judge)
-            scores[name, variant, "", own] = [found]
+            simulator.fit(fitted.dynamics, fitted.curricula, features)
+            for setting, judge in judges.items():
+                scores[setting, name, variant, "", own] = [_score(simulator, judge)]
         if method["learning"]:
             for key, dynamics, curricula in _samples(fitted, more, features, (name, method["settings"]), settings):
-                found = _fit_and_score(make_method(name, method["settings"]), dynamics, curricula, features, judge)
-                scores.setdefault(key, []).append(found)
+                simulator = make_method(name, method["settings"])
+                simulator.fit(dynamics, curricula, features)
+                scores.setdefault(key, []).append(_score(simulator, judges["seen"]))
+    if min(fitted.sizes) > 1:
+        for (setting, name), found in _judge_unseen_tests(group, settings, fitted, judges).items():
+            scores[setting, name, WHOLE, "", own] = [found]
     return scores
+
+
+UNSEEN_TESTS = {"seen": "unseen_test", "unseen_train": "unseen_both"}
+"""Setting of the runs to setting where the tests are unseen, too."""
+
+
+def _judge_unseen_tests(
+    group: dict[str, Any], settings: dict[str, Any], fitted: GroupData, judges: dict[str, _Judge]
+) -> dict[tuple[str, str], dict[str, Score]]:
+    """Return the scores, by setting and method, of methods that know nothing of the tests that they are judged on.
+
+    Every test is in one of the folds, and simulated by fits on the tests of the other folds.
+    """
+    fold = np.concatenate([np.arange(size) % settings["folds"] for size in fitted.sizes])
+    found: dict[tuple[str, str], dict[str, Score]] = {}
+    for name, method in group["unseen_tests"].items():
+        features = read_features(group | {key: method[key] for key in ("features", "table", "kernels")})
+        simulated = {setting: np.empty_like(judge.runs.dynamics.values) for setting, judge in judges.items()}
+        for number in np.unique(fold):
+            hidden = fold == number
+            simulator = make_method(name, method["settings"])
+            known = Dynamics(fitted.dynamics.values[:, :, ~hidden], fitted.dynamics.validate)
+            simulator.fit(known, fitted.curricula, features.of_tests(~hidden))
+            # Before the first update all runs are the same model.
+            first = fitted.dynamics.values[0, 0, hidden]
+            other = simulator.transfer(features.of_tests(hidden), first)
+            if other is None:
+                raise UserError(f"{name}: cannot simulate tests that it was not fitted on; take it out of "
+                                "scores.unseen_tests.methods in params.yaml")  # fmt: skip
+            for setting, judge in judges.items():
+                given = judge.runs.dynamics.values[:, : other.start, hidden]
+                simulated[setting][:, :, hidden] = other.simulate(judge.runs.curricula, given)
+        for setting, judge in judges.items():
+            if name == PREDICTED_CURVE:  # the first: of it, runs differ in the given value alone
+                judges[setting] = judge._replace(reference=simulated[setting][0])
+            found[UNSEEN_TESTS[setting], name] = judges[setting].score(simulated[setting])
+    return found
 
 
 def _load(group: dict[str, Any], *splits: str) -> GroupData:
@@ -126,12 +187,9 @@ def _load(group: dict[str, Any], *splits: str) -> GroupData:
     return load_group(group | {"runs": runs, "features": None, "table": None, "kernels": None})
 
 
-def _fit_and_score(
-    simulator: Simulator, dynamics: Dynamics, curricula: Curricula, features: Features, judge: _Judge
-) -> dict[str, Score]:
-    simulator.fit(dynamics, curricula, features)
-    first_values = judge.held_out.dynamics.values[:, : simulator.start]
-    return judge.score(simulator.simulate(judge.held_out.curricula, first_values))
+def _score(simulator: Simulator, judge: _Judge) -> dict[str, Score]:
+    first_values = judge.runs.dynamics.values[:, : simulator.start]
+    return judge.score(simulator.simulate(judge.runs.curricula, first_values))
 
 
 def _samples(
@@ -167,7 +225,7 @@ def _samples(
         generator = np.random.default_rng([settings["seed"], draw])
         order = np.concatenate([generator.permutation(own), generator.permutation(others)])
         for runs in numbers:
-            yield (name, WHOLE, RANDOM, runs), *sample(order, runs)
+            yield ("seen", name, WHOLE, RANDOM, runs), *sample(order, runs)
     beyond = [runs for runs in numbers if runs > len(own)]
     if not beyond:
         return
@@ -175,4 +233,4 @@ def _samples(
     simulator.fit(fitted.dynamics, fitted.curricula, features)
     chosen = simulator.choose(curricula.of(others), max(beyond) - len(own))
     for runs in beyond if chosen is not None else ():
-        yield (name, WHOLE, CHOSEN, runs), *sample(np.concatenate([own, others[chosen]]), runs)
+        yield ("seen", name, WHOLE, CHOSEN, runs), *sample(np.concatenate([own, others[chosen]]), runs)

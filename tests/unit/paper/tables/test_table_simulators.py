@@ -20,11 +20,20 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def test_layout(tmp_path: Path) -> None:
-    variants, runs = markdown_tables(write(tmp_path, make_apart())["md"])
+    unseen, variants, runs = markdown_tables(write(tmp_path, make_apart())["md"])
     scenarios, measures = ("Fine-tuning", "Instruction tuning"), ("Skill", "Across-run r")
     heads = ["Simulator", "Method", *(f"{scenario} {measure}" for scenario in scenarios for measure in measures)]
-    assert variants[0] == runs[0] == heads
+    assert unseen[0] == variants[0] == runs[0] == heads
     ours = "Gradient response (ours)"
+    assert [(row[0], row[1]) for row in unseen[2:]] == [
+        ("Mean curve", "unseen training examples"),
+        (ours, "unseen training examples"),
+        ("Predicted mean curve", "unseen tests"),
+        (ours, "unseen tests"),
+        ("Predicted mean curve", "both unseen"),
+        (ours, "both unseen"),
+    ]
+    assert [row[2][:6] for row in unseen[2:]] == ["0.00 [", "**0.20", "0.00 [", "**0.30", "0.00 [", "**0.40"]
     assert [row[:2] for row in variants[2:]] == [["Mean curve", "whole"], [ours, "whole"], [ours, "no decay"]]
     assert [row[1] for row in runs[2:]] == ["2 runs", "3 runs"] * 2
 
@@ -32,7 +41,7 @@ def test_layout(tmp_path: Path) -> None:
 def test_variants_stand_by_name_behind_the_whole(tmp_path: Path) -> None:
     rows = make_apart()
     other = [row | {"variant": name} for name in "cadb" for row in rows if row["variant"] == "no_decay"]
-    variants, _ = markdown_tables(write(tmp_path, other + rows)["md"])
+    _, variants, _ = markdown_tables(write(tmp_path, other + rows)["md"])
     assert [row[1] for row in variants[3:]] == ["whole", "a", "b", "c", "d", "no decay"]
 
 
@@ -41,21 +50,21 @@ def test_values_are_means_over_the_groups_of_a_scenario(tmp_path: Path) -> None:
     rows = list(csv.DictReader(text.splitlines()))
     (row,) = [
         row for row in rows
-        if (row["scenario"], row["method"], row["variant"], row["choice"], row["measure"])
+        if row["setting"] == "seen" and (row["scenario"], row["method"], row["variant"], row["choice"], row["measure"])
         == ("fine_tuning", "gradient_response", "no_decay", "", "skill")
     ]  # fmt: skip
     assert float(row["value"]) == pytest.approx((0.25 + 0.35) / 2)
     assert float(row["high"]) - float(row["value"]) == pytest.approx(0.04 / 2**0.5)
     assert row["n"] == "2"
     bold = {(row["scenario"], row["method"], row["variant"]) for row in rows
-            if row["bold"] == "True" and row["measure"] == "skill"}  # fmt: skip
+            if row["bold"] == "True" and row["measure"] == "skill" and row["setting"] == "seen"}  # fmt: skip
     assert bold == {(s, "gradient_response", "whole") for s in ("fine_tuning", "instruction_tuning")}
 
 
 def test_what_one_group_alone_has_is_no_mean(tmp_path: Path) -> None:
     """More runs than the plan's are in the first of two groups; with that group alone they stand there."""
     assert "8 runs" not in write(tmp_path, make_apart())["md"]
-    _, runs = markdown_tables(write(tmp_path, make_apart(GROUPS[:1]))["md"])
+    *_, runs = markdown_tables(write(tmp_path, make_apart(GROUPS[:1]))["md"])
     assert [row[1] for row in runs[2:]] == ["2 runs", "3 runs", "8 runs"] * 2 + ["8 runs, chosen"]
 
 

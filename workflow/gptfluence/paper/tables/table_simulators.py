@@ -1,25 +1,25 @@
-"""Simulators taken apart: variants of a method, and fewer and more fitting runs."""
+"""Simulators taken apart: on unseen data, variants of a method, and fewer and more fitting runs."""
 
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from gptfluence.io import read_provenance
 from gptfluence.paper.averages import Rows, average_groups
-from gptfluence.paper.names import METHODS, METRICS, SCENARIOS, sort_methods
-from gptfluence.paper.simulators import read_learning, read_variants
+from gptfluence.paper.names import METHODS, METRICS, SCENARIOS, SETTINGS, sort_methods
+from gptfluence.paper.simulators import read_learning, read_unseen, read_variants
 from gptfluence.paper.tables.page import Block, Page, is_best, make_lines
 from gptfluence.words import CHOSEN, WHOLE
 
 TITLE = "Simulators taken apart"
 
 COLUMNS = (
-    *("scenario", "metric", "method", "variant", "choice", "fitting_runs", "measure"),
+    *("scenario", "metric", "setting", "method", "variant", "choice", "fitting_runs", "measure"),
     *("value", "low", "high", "n", "bold"),
 )
 """Columns of the CSV. Values are means over the groups of a scenario; n: of how many groups; variant: `whole` or the
-name of settings; choice: of the fitting runs, where their number is varied; bold: best, or tied with it."""
+name of settings; choice: of the fitting runs, where their number is varied; bold: best of a column, or tied with it."""
 
 _MEASURES = {"skill": "Skill", "across_run_correlation": "Across-run r"}
 
@@ -32,25 +32,30 @@ def make_page(spec: dict[str, Any]) -> Page:
     """
     variants = _average(read_variants(spec["simulators"]))
     learning = _average(read_learning(spec["simulators"]))
-    for row in variants:
-        same = [other for other in variants if all(other[key] == row[key] for key in ("scenario", "metric", "measure"))]
+    unseen = _average(read_unseen(spec["simulators"]))
+    column = ("scenario", "metric", "setting", "measure")
+    for row in [*variants, *unseen]:
+        same = [other for other in [*variants, *unseen] if all(other[key] == row[key] for key in column)]
         row["bold"] = is_best(row, same)
     for row in learning:
         row["bold"] = False
     blocks = []
+    for metric in (metric for metric in METRICS if any(row["metric"] == metric for row in unseen)):
+        chosen = [row for row in unseen if row["metric"] == metric]
+        blocks.append(_block(f"Unseen data, {METRICS[metric]}", f"unseen_{metric}", chosen, _setting_names(chosen)))
     for metric in (metric for metric in METRICS if any(row["metric"] == metric for row in variants)):
         chosen = [row for row in variants if row["metric"] == metric]
         blocks.append(_block(f"Variants, {METRICS[metric]}", f"variants_{metric}", chosen, _variant_names(chosen)))
     for metric in (metric for metric in METRICS if any(row["metric"] == metric for row in learning)):
         chosen = [row for row in learning if row["metric"] == metric]
         blocks.append(_block(f"Fitting runs, {METRICS[metric]}", f"runs_{metric}", chosen, _run_names(chosen)))
-    frame = [{name: row[name] for name in COLUMNS} for row in [*variants, *learning]]
-    return Page("table_simulators", TITLE, TITLE, _notes(spec, variants, learning), blocks, COLUMNS, frame)
+    frame = [{name: row[name] for name in COLUMNS} for row in [*unseen, *variants, *learning]]
+    return Page("table_simulators", TITLE, TITLE, _notes(spec, variants, learning, unseen), blocks, COLUMNS, frame)
 
 
 def _average(rows: Rows) -> Rows:
     """Return the means over the groups of a scenario; none of what not all groups of the scenario have."""
-    names = ("scenario", "metric", "method", "variant", "choice", "fitting_runs", "measure")
+    names = ("scenario", "metric", "setting", "method", "variant", "choice", "fitting_runs", "measure")
 
     def key(row: dict[str, Any]) -> list[Any]:
         return [row[name] for name in names]
@@ -66,38 +71,58 @@ def _average(rows: Rows) -> Rows:
     return averages
 
 
-def _variant_names(rows: Rows) -> dict[tuple[str, str, str, int], str]:
+def _variant_names(rows: Rows) -> dict[Line, str]:
     """Return what the lines are called, in order: methods as in all tables, each behind itself its variants."""
     names = {}
     for method in sort_methods(row["method"] for row in rows):
         found = {_line(row) for row in rows if row["method"] == method}
-        own = sorted(found, key=lambda line: (line[1] != WHOLE, line[1]))
+        own = sorted(found, key=lambda line: (line.variant != WHOLE, line.variant))
         for line in own:
-            names[line] = "whole" if line[1] == WHOLE else line[1].replace("_", " ")
+            names[line] = "whole" if line.variant == WHOLE else line.variant.replace("_", " ")
     return names
 
 
-def _run_names(rows: Rows) -> dict[tuple[str, str, str, int], str]:
+def _setting_names(rows: Rows) -> dict[Line, str]:
+    """Return what the lines are called, in order: by what is unseen, and there by method."""
+    names = {}
+    for setting, label in SETTINGS.items():
+        found = [row for row in rows if row["setting"] == setting]
+        for method in sort_methods(row["method"] for row in found):
+            names |= {_line(row): label for row in found if row["method"] == method}
+    return names
+
+
+def _run_names(rows: Rows) -> dict[Line, str]:
     names = {}
     for method in sort_methods(row["method"] for row in rows):
-        for line in sorted(
-            {_line(row) for row in rows if row["method"] == method}, key=lambda line: (line[3], line[2] == CHOSEN)
-        ):
-            names[line] = f"{line[3]} runs{', chosen' * (line[2] == CHOSEN)}"
+        found = {_line(row) for row in rows if row["method"] == method}
+        for line in sorted(found, key=lambda line: (line.runs, line.choice == CHOSEN)):
+            names[line] = f"{line.runs} runs{', chosen' * (line.choice == CHOSEN)}"
     return names
 
 
-def _line(row: dict[str, Any]) -> tuple[str, str, str, int]:
+class Line(NamedTuple):
+    """What a line of a block is of."""
+
+    setting: str
+    method: str
+    variant: str
+    choice: str
+    runs: int
+
+
+def _line(row: dict[str, Any]) -> Line:
     # Groups of different scenarios may have different numbers of fitting runs: all of them stand in one line.
-    return row["method"], row["variant"], row["choice"], row["fitting_runs"] if row["choice"] else 0
+    runs = row["fitting_runs"] if row["choice"] else 0
+    return Line(row["setting"], row["method"], row["variant"], row["choice"], runs)
 
 
-def _block(title: str, key: str, rows: Rows, names: dict[tuple[str, str, str, int], str]) -> Block:
+def _block(title: str, key: str, rows: Rows, names: dict[Line, str]) -> Block:
     scenarios = [scenario for scenario in SCENARIOS if any(row["scenario"] == scenario for row in rows)]
     columns = [(scenario, measure) for scenario in scenarios for measure in _MEASURES]
     cells = {(_line(row), row["scenario"], row["measure"]): row for row in rows}
     lines = make_lines(
-        ((METHODS.get(line[0], line[0]), name, [cells.get((line, *column)) for column in columns])
+        ((METHODS.get(line.method, line.method), name, [cells.get((line, *column)) for column in columns])
          for line, name in names.items()),
         _cell,
     )  # fmt: skip
@@ -113,15 +138,21 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{row['value']:.2f}{ends}"
 
 
-def _notes(spec: dict[str, Any], variants: Rows, learning: Rows) -> list[str]:
-    if not variants and not learning:
-        return [f"Scale {spec['scale']}: no method has variants or learning curves."]
+def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows) -> list[str]:
+    if not variants and not learning and not unseen:
+        return [f"Scale {spec['scale']}: no method has variants or learning curves, or is judged on unseen data."]
     settings = read_provenance(spec["simulators"])["simulators"]
     notes = [
         f"Scale {spec['scale']}. Means over the groups of a scenario, of averages over test tasks, on held-out runs; "
         f"in brackets: {settings['confidence']:.0%} bootstrap interval. Skill is over the mean curve of all fitting "
         "runs.",
     ]
+    if unseen:
+        notes.append(
+            "Unseen data: training examples of a pool that no fitting run drew from; tests that no fit has read, in "
+            f"{settings['folds']} parts of each task; or both. Of an unseen test the mean curve is not known: there "
+            "skill is over the curve that its gradients predict."
+        )
     if variants:
         notes.append("Variants: a method with some of its settings replaced (scores.variants in params.yaml). "
                      "Bold: the best of a column, and those within its interval.")  # fmt: skip
