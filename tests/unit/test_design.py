@@ -302,7 +302,7 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     assert damping.keys() == {"features", "attribution", "simulators", "scores"} | (items | judged | apart).keys()
     kernels = changed_by("attribution", "kernel_checkpoints", value=7)
     assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart
-    runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=2)
+    runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=4)
     assert runs["curricula"] == 5 and runs["dynamics"] == 5 + 5  # a shard and a gang's manifest each
     assert runs["simulators"] == 5 + 4 and "tasks" not in runs
     assert "tasks" in changed_by("tasks", "world_seed", value=2)

@@ -32,7 +32,7 @@ from gptfluence.scores.measures import Score, resample_counts
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.data import GroupData, load_group, read_features
 from gptfluence.simulators.registry import make_method
-from gptfluence.words import CHOSEN, PREDICTED_CURVE, RANDOM, WHOLE
+from gptfluence.words import CHOSEN, COVERAGES, PREDICTED_CURVE, RANDOM, WHOLE
 
 log = logging.getLogger("gptfluence")
 
@@ -62,18 +62,26 @@ class _Judge(NamedTuple):
     reference: Array
     counts: Array
 
-    def score(self, simulated: Array) -> dict[str, Score]:
-        """Score simulations of the runs, [runs, steps + 1, tests]: the mean over test tasks."""
+    def score(self, simulated: Array, half_widths: Array | None) -> dict[str, Score]:
+        """Score simulations of the runs: the mean over test tasks.
+
+        Args:
+            simulated: [runs, steps + 1, tests].
+            half_widths: [levels, runs, steps + 1, tests], if there are intervals.
+        """
         measured = self.runs.dynamics.values[:, 1:]
         reference = np.broadcast_to(self.reference[1:], measured.shape)
         ends = np.cumsum(self.runs.sizes)
-        found: dict[str, list[Score]] = {measure: [] for measure in MEASURES}
+        levels = COVERAGES if half_widths is not None else ()
+        found: dict[str, list[Score]] = {measure: [] for measure in (*MEASURES, *levels)}
         for end, size in zip(ends, self.runs.sizes, strict=True):
             tests = slice(end - size, end)
-            for measure, scores in found.items():
-                arrays = [simulated[:, 1:, tests], measured[:, :, tests]]
-                arrays += [reference[:, :, tests]] if measure == "skill" else []
-                scores.append(getattr(measures, measure)(*arrays, self.counts))
+            pair = simulated[:, 1:, tests], measured[:, :, tests]
+            for measure in MEASURES:
+                against = [reference[:, :, tests]] if measure == "skill" else []
+                found[measure].append(getattr(measures, measure)(*pair, *against, self.counts))
+            for level, widths in zip(levels, half_widths if half_widths is not None else (), strict=True):
+                found[level].append(measures.coverage(*pair, widths[:, 1:, tests], self.counts))
         return {measure: measures.average(scores, len(measured)) for measure, scores in found.items()}
 
 
@@ -95,7 +103,7 @@ def judge_simulators(spec: dict[str, Any], output: Path) -> None:
     rows = []
     for group in spec["groups"]:
         for (setting, method, variant, choice, runs), found in _judge_group(group, spec).items():
-            for measure in MEASURES:
+            for measure in found[0]:
                 score = measures.average([scores[measure] for scores in found], found[0][measure].n_runs)
                 low, high = score.interval(spec["confidence"])
                 where = [group[name] for name in ("group", "scenario", "model", "metric")]
@@ -161,6 +169,7 @@ def _judge_unseen_tests(
     for name, method in group["unseen_tests"].items():
         features = read_features(group | {key: method[key] for key in ("features", "table", "kernels")})
         simulated = {setting: np.empty_like(judge.runs.dynamics.values) for setting, judge in judges.items()}
+        widths: dict[str, list[Array | None]] = {setting: [] for setting in judges}
         for number in np.unique(fold):
             hidden = fold == number
             simulator = make_method(name, method["settings"])
@@ -175,11 +184,22 @@ def _judge_unseen_tests(
             for setting, judge in judges.items():
                 given = judge.runs.dynamics.values[:, : other.start, hidden]
                 simulated[setting][:, :, hidden] = other.simulate(judge.runs.curricula, given)
+                widths[setting].append(other.half_widths(judge.runs.curricula))
         for setting, judge in judges.items():
             if name == PREDICTED_CURVE:  # the first: of it, runs differ in the given value alone
                 judges[setting] = judge._replace(reference=simulated[setting][0])
-            found[UNSEEN_TESTS[setting], name] = judges[setting].score(simulated[setting])
+            found[UNSEEN_TESTS[setting], name] = judges[setting].score(
+                simulated[setting], _by_test(widths[setting], fold)
+            )
     return found
+
+
+def _by_test(widths: list[Array | None], fold: NDArray[np.int64]) -> Array | None:
+    """Put half widths of the folds' tests, [levels, runs, steps + 1, tests of the fold], in the order of all tests."""
+    known = [part for part in widths if part is not None]
+    if len(known) < len(widths):
+        return None
+    return np.concatenate(known, axis=-1)[..., np.argsort(np.argsort(fold, kind="stable"))]
 
 
 def _load(group: dict[str, Any], *splits: str) -> GroupData:
@@ -189,7 +209,8 @@ def _load(group: dict[str, Any], *splits: str) -> GroupData:
 
 def _score(simulator: Simulator, judge: _Judge) -> dict[str, Score]:
     first_values = judge.runs.dynamics.values[:, : simulator.start]
-    return judge.score(simulator.simulate(judge.runs.curricula, first_values))
+    curricula = judge.runs.curricula
+    return judge.score(simulator.simulate(curricula, first_values), simulator.half_widths(curricula))
 
 
 def _samples(

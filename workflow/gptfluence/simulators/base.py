@@ -172,7 +172,7 @@ class Simulator(ABC):
             first_values: [tests], the metric of each before the first update.
 
         Returns:
-            A simulator of its own, without intervals; None: the method knows tests by their measurements alone.
+            A simulator of its own; None: the method knows tests by their measurements alone.
         """
         return None
 

@@ -15,7 +15,8 @@ can explode, since trajectories are sums of responses.
 Neither training examples nor tests need have been seen: a kernel is all that is known of them.
 
 Intervals come from the errors that are made in each fitting run without it: the quantile, over all cells, of an error
-in units of what its step and test have on average.
+in units of what its step and test have on average. Where the curve is a predicted one, its errors in each measured test
+without it come in addition.
 """
 
 from __future__ import annotations
@@ -171,7 +172,11 @@ class GradientResponse(Simulator):
         other.known = self.known.transfer(features, first_values)
         other.responses = Responses.make(self.kind, features, self.names, self.momenta, self.decays)
         other.task = features.test_task
-        other.spread = np.full((len(other.known.curve) - 1, len(other.task)), np.nan)
+        # What a step's errors are in measured tests, and the predicted curves' own, which are independent of them.
+        squares = np.array(
+            [np.square(self.spread[:, self.task == task]).mean(axis=1) for task in range(len(self.weights))]
+        )
+        other.spread = np.sqrt(squares + np.square(self.known.errors))[other.task].T
         return other
 
     def half_widths(self, curricula: Curricula) -> Array | None:

@@ -42,7 +42,8 @@ class PredictedCurve(Simulator):
         self.names, self.momenta, self.decays = tuple(kernels), tuple(momenta), tuple(decays)
         self.strengths = tuple(strengths)
         self.chosen = np.empty(0)  # [tasks], strengths
-        self.curve = self.shares = self.rates = self.drift = self.centre = self.weights = np.empty(0)
+        self.curve = self.shares = self.rates = np.empty(0)
+        self.drift = self.centre = self.weights = self.errors = np.empty(0)
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Average the fitting runs; fit what tells the curves of a task's tests apart.
@@ -59,7 +60,7 @@ class PredictedCurve(Simulator):
         checks = (checks[:, 1:] - checks[:, :1]).mean(axis=0)
         parts = [_fit_task(known[:, own], drift[:, own], checks[:, own], self.strengths)
                  for own in (features.test_task == task for task in range(features.tasks))]  # fmt: skip
-        self.drift, self.centre, self.weights, self.chosen = (np.array(part) for part in zip(*parts, strict=True))
+        self.drift, self.centre, self.weights, self.errors, self.chosen = map(np.array, zip(*parts, strict=True))
 
     def _known(self, responses: Responses, first: Array) -> Array:
         """Return x_kt(z), [steps, tests, columns]; first: [tests]."""
@@ -90,7 +91,7 @@ class PredictedCurve(Simulator):
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return curve ([steps + 1, tests]), drift ([tasks, steps]), centre ([tasks, steps, columns]), weights ([tasks,
-        columns]), and of the fitting runs the mean shares ([steps, train]) and rates ([steps]).
+        columns]), errors ([tasks, steps]), and of the fitting runs the mean shares ([steps, train]) and rates.
         """
         settings = {
             "kernels": list(self.names),
@@ -110,12 +111,12 @@ class PredictedCurve(Simulator):
         return simulator
 
 
-_ARRAYS = ("chosen", "curve", "drift", "centre", "weights", "shares", "rates")
+_ARRAYS = ("chosen", "curve", "drift", "centre", "weights", "errors", "shares", "rates")
 
 
 def _fit_task(
     known: Array, drift: Array, checks: Array, strengths: tuple[float, ...]
-) -> tuple[Array, Array, Array, float]:
+) -> tuple[Array, Array, Array, Array, float]:
     """Fit one task's curves.
 
     Args:
@@ -125,7 +126,8 @@ def _fit_task(
         strengths: to choose from.
 
     Returns:
-        The means over tests of drift ([steps]) and known ([steps, columns]), weights ([columns]), and the strength.
+        The means over tests of drift ([steps]) and known ([steps, columns]), weights ([columns]), the root mean square
+        error in each test predicted without it ([steps], NaN if there is but one), and the strength.
     """
     path = sorted(strengths, reverse=True)
     mean, centre = drift.mean(axis=1), known.mean(axis=1)
@@ -133,13 +135,14 @@ def _fit_task(
     moments = Moments.of(x, y)
     tests = drift.shape[1]
     if tests < 2:  # nothing tells tests apart
-        return mean, centre, np.zeros(known.shape[2]), path[0]
+        return mean, centre, np.zeros(known.shape[2]), np.full(len(mean), np.nan), path[0]
     far = tests / (tests - 1)  # from the mean of the others, in units of what it is from the mean of all
-    errors = np.zeros(len(path))
+    errors, misses = np.zeros((len(path), len(mean))), np.zeros(len(path))
     for test in range(tests):
         of_test = x[:, [test]], y[:, [test]]
         weights = ridge_path(moments.without(Moments.of(*of_test), far), path)
-        others = mean - y[:, test] / (tests - 1)
-        errors += np.square(checks[:, test] - others - far * weights @ x[:, test].T).sum(axis=1)
-    best = int(errors.argmin())  # the first of equals, which is the stronger
-    return mean, centre, ridge_path(moments, path)[best], path[best]
+        error = far * (y[:, test] - weights @ x[:, test].T)  # [strengths, steps]
+        errors += np.square(error) / tests
+        misses += np.square(error + checks[:, test] - drift[:, test]).sum(axis=1)
+    best = int(misses.argmin())  # the first of equals, which is the stronger
+    return mean, centre, ridge_path(moments, path)[best], np.sqrt(errors[best]), path[best]
