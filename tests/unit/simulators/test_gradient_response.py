@@ -334,3 +334,23 @@ def test_chooses_curricula_that_tell_most() -> None:
     second = max((i for i in range(6) if i != first), key=lambda i: log_determinant([first, i]))
     assert simulator.choose(candidates, 2).tolist() == [first, second]
     assert sorted(simulator.choose(candidates, 9).tolist()) == list(range(6))
+
+
+def test_other_tests_have_their_kernels_and_the_known_weights_and_wider_intervals() -> None:
+    dynamics, curricula, features = planted(runs=10, tests=12)
+    seen, hidden = np.arange(0, 12, 2), np.arange(1, 12, 2)
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(replace(dynamics, values=dynamics.values[..., seen]), curricula, features.of_tests(seen))
+    first = dynamics.values[:, :1, hidden]
+    other = simulator.transfer(features.of_tests(hidden), first[0, 0])
+    responses = by_definition(curricula, features, ~dynamics.validate)[:, :, hidden]
+    moved = np.einsum("rtzk,zk->rtz", responses, simulator.weights[features.test_task[hidden]])
+    np.testing.assert_allclose(other.simulate(curricula, first)[:, 1:], other.known.curve[1:] + moved, rtol=1e-6)
+    same = simulator.transfer(features.of_tests(seen), dynamics.values[0, 0, seen])
+    own, others = (s.half_widths(curricula) for s in (simulator, same))
+    assert own is not None and others is not None
+    for task in (0, 1):  # of a task's tests together: errors of curves are added, squared
+        tests = features.test_task[seen] == task
+        squares = [np.square(widths[1, 0, 1:][:, tests]).mean(axis=1) for widths in (own, others)]
+        added = np.square(simulator.quantiles[task, 1] * simulator.known.errors[task])
+        np.testing.assert_allclose(squares[1], squares[0] + added, rtol=1e-9)
