@@ -361,6 +361,8 @@ class Learning(Section):
     methods: tuple[str, ...]
     runs: tuple[PositiveInt, ...]
     draws: PositiveInt
+    intervals: tuple[Annotated[int, Field(ge=2)], ...]
+    tests: tuple[PositiveInt, ...]
     seed: Seed
 
 

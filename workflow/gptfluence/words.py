@@ -17,8 +17,11 @@ HALF_WIDTHS = tuple(f"half_width_{round(100 * level)}" for level in LEVELS)
 COVERAGES = tuple(f"coverage_{round(100 * level)}" for level in LEVELS)
 """Measures of how often measured values do lie in them."""
 
-WHOLE, RANDOM, CHOSEN = "whole", "random", "chosen"
-"""Of scores of simulators: a method with its own settings; fitting runs taken at random, and chosen by a method."""
+WHOLE = "whole"
+"""Of scores of simulators: a method with its own settings."""
+
+RUNS, CHOSEN_RUNS, TESTS, INTERVAL = VARIED = "runs", "chosen_runs", "tests", "interval"
+"""What learning curves vary: fitting runs at random and as a method chooses them, tests, steps between measurements."""
 
 PREDICTED_CURVE = "predicted_curve"
 """Method that stands for the mean curve where tests are unseen."""

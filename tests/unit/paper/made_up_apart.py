@@ -26,23 +26,26 @@ def make_apart(groups: tuple[tuple[str, str, str], ...] = GROUPS) -> list[dict[s
     rows = []
     for g, (group, scenario, model) in enumerate(groups):
         where = {"setting": "seen", "group": group, "scenario": scenario, "model": model, "metric": "loss"}
-        skills = {(method, variant, "", 3): 0.1 * g - 0.05 * v + 0.3 * (method == "gradient_response")
+        skills = {(method, variant, "", 0): 0.1 * g - 0.05 * v + 0.3 * (method == "gradient_response")
                   for method, variants in VARIANTS.items() for v, variant in enumerate(variants[::-1])}  # fmt: skip
         for method in VARIANTS:
-            skills |= {(method, "whole", "random", runs): 0.9 - 1 / runs for runs in (2, 3, *((8,) if g == 0 else ()))}
+            skills |= {(method, "whole", "runs", runs): 0.9 - 1 / runs for runs in (2, 3, *((8,) if g == 0 else ()))}
         if g == 0:
-            skills["gradient_response", "whole", "chosen", 8] = 0.95 - 1 / 8
+            skills["gradient_response", "whole", "chosen_runs", 8] = 0.95 - 1 / 8
         found = [(where, key, skill) for key, skill in skills.items()]
         for s, setting in enumerate(("unseen_train", "unseen_test", "unseen_both")):
             reference = "mean_curve" if setting == "unseen_train" else "predicted_curve"
-            found += [(where | {"setting": setting}, (method, "whole", "", 3), skill)
+            found += [(where | {"setting": setting}, (method, "whole", "", 0), skill)
                       for method, skill in ((reference, 0.0), ("gradient_response", 0.2 + 0.1 * s))]  # fmt: skip
-        found += [(where | {"setting": "unseen_train"}, ("gradient_response", "no_decay", "", 3), 0.1)]
-        for place, (method, variant, choice, runs), skill in found:
-            key = place | {"method": method, "variant": variant, "choice": choice, "fitting_runs": runs}
+        found += [(where | {"setting": "unseen_train"}, ("gradient_response", "no_decay", "", 0), 0.1)]
+        found += [(where | {"setting": setting}, ("gradient_response", "whole", "tests", 4), 0.35)
+                  for setting in ("unseen_test", "unseen_both")]  # fmt: skip
+        found += [(where, ("gradient_response", "whole", "interval", k), 0.4 - k / 100) for k in (2, 5)]
+        for place, (method, variant, varied, number), skill in found:
+            key = place | {"method": method, "variant": variant, "varied": varied, "number": number}
             for measure, value in (("skill", skill), ("across_run_correlation", skill / 2), ("all_steps_mse", 1.0)):
                 ends = {"low": value - 0.04, "high": value + 0.04}
-                rows.append(key | {"measure": measure, "value": value, "n": 5 if choice == "random" else 1} | ends)
+                rows.append(key | {"measure": measure, "value": value, "n": 5 if varied == "runs" else 1} | ends)
     return rows
 
 

@@ -27,13 +27,21 @@ def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLI
     predicted = response | {"settings": SETTINGS | {"kind": "predicted_curve"}}
     persistence = FILES | {"settings": {"kind": "persistence"}}
     group["unseen_tests"] = {"predicted_curve": predicted, "persistence": persistence, "gradient_response": response}
-    return {"groups": [group], "runs": [2, 3, 5, 8, 99], "draws": 3, "seed": 0, "folds": 2} | BOOTSTRAP
+    return {
+        "groups": [group],
+        "runs": [2, 3, 5, 8, 99],
+        "draws": 3,
+        "seed": 0,
+        "folds": 2,
+        "intervals": [3, 50],
+        "tests": [1, 9],
+    } | BOOTSTRAP
 
 
 BOOTSTRAP = {"bootstrap_samples": 100, "bootstrap_seed": 1, "confidence": 0.9}
 
 Rows = dict[tuple[str, str, str, int, str], dict[str, Any]]
-"""Method, variant, choice, fitting runs and measure to row, of the setting `seen`."""
+"""Method, variant, what is varied, its number and measure to row, of the setting `seen`."""
 
 
 def judge(spec: dict[str, Any], folder: Path, setting: str = "seen") -> Rows:
@@ -42,7 +50,7 @@ def judge(spec: dict[str, Any], folder: Path, setting: str = "seen") -> Rows:
         judge_simulators(spec, path)
     table = pq.read_table(path)
     assert table.schema.remove_metadata() == SCHEMA
-    names = ("method", "variant", "choice", "fitting_runs", "measure")
+    names = ("method", "variant", "varied", "number", "measure")
     rows = [row for row in table.to_pylist() if row["setting"] == setting]
     return {tuple(row[name] for name in names): row for row in rows}
 
@@ -65,12 +73,13 @@ def rows(spec: dict[str, Any], judged: Path) -> Rows:
 def test_has_every_variant_and_number_of_runs(rows: Rows) -> None:
     measured = {key[:4] for key in rows}
     assert measured == {
-        ("mean_curve", "whole", "", 3),
-        ("gradient_response", "whole", "", 3),
-        ("gradient_response", "one_kernel", "", 3),
-        *(("mean_curve", "whole", "random", runs) for runs in (2, 3, 5, 8)),
-        *(("gradient_response", "whole", "random", runs) for runs in (2, 3, 5, 8)),
-        *(("gradient_response", "whole", "chosen", runs) for runs in (5, 8)),
+        ("mean_curve", "whole", "", 0),
+        ("gradient_response", "whole", "", 0),
+        ("gradient_response", "one_kernel", "", 0),
+        *(("mean_curve", "whole", "runs", runs) for runs in (2, 3, 5, 8)),
+        *(("gradient_response", "whole", "runs", runs) for runs in (2, 3, 5, 8)),
+        *(("gradient_response", "whole", "chosen_runs", runs) for runs in (5, 8)),
+        *((method, "whole", "interval", 3) for method in ("mean_curve", "gradient_response")),
     }
 
 
@@ -91,7 +100,7 @@ def by_hand(spec: dict[str, Any], settings: dict[str, Any]) -> tuple[float, floa
 @pytest.mark.parametrize(("variant", "changed"), [("whole", {}), ("one_kernel", {"kernels": ["sgd"]})])
 def test_variants_equal_fits_by_hand(rows: Rows, spec: dict[str, Any], variant: str, changed: dict[str, Any]) -> None:
     mse, skill = by_hand(spec, SETTINGS | changed)
-    key = ("gradient_response", variant, "", 3)
+    key = ("gradient_response", variant, "", 0)
     assert rows[*key, "all_steps_mse"]["value"] == pytest.approx(mse, rel=1e-9)
     assert rows[*key, "skill"]["value"] == pytest.approx(skill, rel=1e-9)
     assert rows[*key, "skill"]["low"] <= rows[*key, "skill"]["value"] <= rows[*key, "skill"]["high"]
@@ -100,7 +109,7 @@ def test_variants_equal_fits_by_hand(rows: Rows, spec: dict[str, Any], variant: 
 @pytest.mark.parametrize("measure", ["all_steps_mse", "skill", "across_run_correlation"])
 @pytest.mark.parametrize("method", ["mean_curve", "gradient_response"])
 def test_as_many_runs_as_the_group_has_are_all_of_them(rows: Rows, method: str, measure: str) -> None:
-    whole, random = rows[method, "whole", "", 3, measure], rows[method, "whole", "random", 3, measure]
+    whole, random = rows[method, "whole", "", 0, measure], rows[method, "whole", "runs", 3, measure]
     assert random["value"] == pytest.approx(whole["value"], rel=1e-9)
     assert (whole["n"], random["n"]) == (1, 3)
 
@@ -108,14 +117,26 @@ def test_as_many_runs_as_the_group_has_are_all_of_them(rows: Rows, method: str, 
 def test_all_runs_leave_nothing_to_choose(rows: Rows) -> None:
     """Of 3 own and 5 subset runs, 8 are fitted on, whatever was chosen first."""
     key = ("gradient_response", "whole")
-    random, chosen = (rows[*key, choice, 8, "all_steps_mse"]["value"] for choice in ("random", "chosen"))
+    random, chosen = (rows[*key, choice, 8, "all_steps_mse"]["value"] for choice in ("runs", "chosen_runs"))
     assert random == pytest.approx(chosen, rel=1e-9)
 
 
 def test_skill_is_over_the_mean_curve_of_all_own_runs(rows: Rows) -> None:
-    assert rows["mean_curve", "whole", "random", 3, "skill"]["value"] == pytest.approx(0, abs=1e-9)
-    assert rows["mean_curve", "whole", "random", 2, "skill"]["value"] < 0
-    assert rows["mean_curve", "whole", "random", 2, "across_run_correlation"]["value"] == 0
+    assert rows["mean_curve", "whole", "runs", 3, "skill"]["value"] == pytest.approx(0, abs=1e-9)
+    assert rows["mean_curve", "whole", "runs", 2, "skill"]["value"] < 0
+    assert rows["mean_curve", "whole", "runs", 2, "across_run_correlation"]["value"] == 0
+
+
+def test_runs_measured_at_some_steps_are_straight_lines_between(rows: Rows, spec: dict[str, Any]) -> None:
+    """Of 8 steps, 0, 3, 6 and the last are measured: the mean curve there, by hand."""
+    group = spec["groups"][0] | FILES
+    fit, held_out = (load_group(chosen_runs(group, split)).dynamics.values for split in ("fit", "held_out"))
+    curve = fit.mean(axis=0)
+    for t, (a, b) in {1: (0, 3), 2: (0, 3), 4: (3, 6), 5: (3, 6), 7: (6, 8)}.items():
+        curve[t] = (curve[a] * (b - t) + curve[b] * (t - a)) / (b - a)
+    errors = (curve - held_out)[:, 1:] ** 2
+    expected = np.mean([errors[..., :3].mean(), errors[..., 3:].mean()])
+    assert rows["mean_curve", "whole", "interval", 3, "all_steps_mse"]["value"] == pytest.approx(expected)
 
 
 def test_random_runs_are_means_over_draws(spec: dict[str, Any], rows: Rows, tmp_path: Path) -> None:
@@ -132,23 +153,29 @@ def test_random_runs_are_means_over_draws(spec: dict[str, Any], rows: Rows, tmp_
             for tests in (slice(0, 3), slice(3, 5))
         ]  # fmt: skip
         possible.append(np.mean(by_task))
-    found = rows["mean_curve", "whole", "random", 2, "all_steps_mse"]["value"]
+    found = rows["mean_curve", "whole", "runs", 2, "all_steps_mse"]["value"]
     sums = [(possible[a] + possible[b] + possible[c]) / 3 for a in range(3) for b in range(3) for c in range(3)]
     assert np.min(np.abs(np.array(sums) - found)) < 1e-12
     again = judge(spec | {"draws": 1}, tmp_path)
     assert (
-        np.min(np.abs(np.array(possible) - again["mean_curve", "whole", "random", 2, "all_steps_mse"]["value"])) < 1e-12
+        np.min(np.abs(np.array(possible) - again["mean_curve", "whole", "runs", 2, "all_steps_mse"]["value"])) < 1e-12
     )
 
 
 def test_without_subset_runs_nothing_is_beyond_the_own_runs(tmp_path: Path) -> None:
     rows = judge(make_spec(tmp_path, "bleu", SPLITS[:6]), tmp_path)
-    assert {key[3] for key in rows if key[2]} == {2, 3}
-    assert not any(key[2] == "chosen" for key in rows)
+    assert {key[3] for key in rows if key[2] == "runs"} == {2, 3}
+    assert not any(key[2] == "chosen_runs" for key in rows)
 
 
 def test_no_groups_give_an_empty_table(tmp_path: Path) -> None:
-    assert judge({"groups": [], "runs": [2], "draws": 1, "seed": 0, "folds": 2} | BOOTSTRAP, tmp_path) == {}
+    assert (
+        judge(
+            {"groups": [], "runs": [2], "draws": 1, "seed": 0, "folds": 2, "intervals": [], "tests": []} | BOOTSTRAP,
+            tmp_path,
+        )
+        == {}
+    )
 
 
 # Seen runs by split, tests known and hidden in each fold: tests 0 and 2, 1 of the first task, 3, 4 of the second.
@@ -188,10 +215,14 @@ def test_unseen_tests_equal_fits_without_them(
         "persistence": [((truth[:, :1] - truth)[:, 1:, tests] ** 2).mean() for tests in of_task],
     }
     for method, own in mse.items():
-        key = (method, "whole", "", 3)
+        key = (method, "whole", "", 0)
         assert found[*key, "all_steps_mse"]["value"] == pytest.approx(np.mean(own), rel=1e-6)
         skill = np.mean([1 - a / b for a, b in zip(own, mse["predicted_curve"], strict=True)])
         assert found[*key, "skill"]["value"] == pytest.approx(skill, rel=1e-5, abs=1e-9)
+    # Each fold knows one test of the smaller task: as many of the larger are fewer than all.
+    assert {key[3] for key in found if key[2] == "tests"} == {1}
+    fewer = found["gradient_response", "whole", "tests", 1, "all_steps_mse"]["value"]
+    assert fewer != pytest.approx(found["gradient_response", "whole", "", 0, "all_steps_mse"]["value"], rel=1e-3)
     assert not any(key[4].startswith("coverage") for key in found)  # of one known test, errors are not known
 
 
@@ -213,21 +244,21 @@ def test_intervals_of_unseen_tests_stand_with_their_tests(spec: dict[str, Any], 
         error = other.simulate(runs.curricula, truth[:, :1, [hidden]]) - truth[..., [hidden]]
         inside.append((np.abs(error) <= half_widths)[:, :, 1:].mean(axis=(1, 2, 3)))
     for level, expected in zip(("coverage_50", "coverage_80", "coverage_95"), np.mean(inside, axis=0), strict=True):
-        assert found["gradient_response", "whole", "", 3, level]["value"] == pytest.approx(expected)
+        assert found["gradient_response", "whole", "", 0, level]["value"] == pytest.approx(expected)
 
 
 def test_unseen_training_examples_are_judged_against_the_mean_curve(
     spec: dict[str, Any], judged: Path, rows: Rows
 ) -> None:
     found = judge(spec, judged, "unseen_train")
-    assert found["mean_curve", "whole", "", 3, "skill"]["value"] == pytest.approx(0, abs=1e-9)
+    assert found["mean_curve", "whole", "", 0, "skill"]["value"] == pytest.approx(0, abs=1e-9)
     fit, unseen = (
         load_group(chosen_runs(spec["groups"][0] | {"features": None, "table": None}, split)).dynamics.values
         for split in ("fit", "unseen")
     )
     errors = (fit.mean(axis=0) - unseen)[:, 1:] ** 2
     expected = np.mean([errors[..., :3].mean(), errors[..., 3:].mean()])
-    assert found["mean_curve", "whole", "", 3, "all_steps_mse"]["value"] == pytest.approx(expected, rel=1e-6)
+    assert found["mean_curve", "whole", "", 0, "all_steps_mse"]["value"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_method_that_needs_runs_of_a_test_is_named(tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ def read_variants(path: str | Path) -> Rows:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return [row for row in _read(path) if row["setting"] == "seen" and not row["choice"]]
+    return [row for row in _read(path) if row["setting"] == "seen" and not row["varied"]]
 
 
 def read_learning(path: str | Path) -> Rows:
-    """Read the scores of methods on random or chosen fitting runs, where they have a value.
+    """Read the scores of methods on more or less of what they are fitted on, where they have a value: of held-out runs.
 
     Raises:
         UserError: the file is missing or damaged.
     """
-    return [row for row in _read(path) if row["choice"]]
+    return [row for row in _read(path) if row["varied"] and row["setting"] in ("seen", "unseen_test")]
 
 
 def read_unseen(path: str | Path) -> Rows:
@@ -33,7 +33,7 @@ def read_unseen(path: str | Path) -> Rows:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return [row for row in _read(path) if row["setting"] != "seen" and row["variant"] == WHOLE]
+    return [row for row in _read(path) if row["setting"] != "seen" and row["variant"] == WHOLE and not row["varied"]]
 
 
 def _read(path: str | Path) -> Rows:

@@ -5,6 +5,8 @@ Methods are fitted again and judged on the held-out runs
 - as variants: with some of their settings replaced, on all fitting runs;
 - on fewer and on more fitting runs: on random ones, or, beyond a group's own, on those random subset runs that a method
   chooses itself (`GradientResponse.choose`). Subset runs are collected for judging attribution and measure the loss;
+- on fitting runs that are measured at every k-th step alone, with straight lines between;
+- on few tests of each task, judged on tests that no fit has read;
 - on unseen data: training examples of a pool that no fitting run drew from, tests that no fit has read (a share of each
   task's at a time), or both.
 
@@ -18,12 +20,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.interpolate import make_interp_spline
 
 from gptfluence.errors import UserError
 from gptfluence.io import digest, write_parquet
@@ -32,21 +36,20 @@ from gptfluence.scores.measures import Score, resample_counts
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.data import GroupData, load_group, read_features
 from gptfluence.simulators.registry import make_method
-from gptfluence.words import CHOSEN, COVERAGES, PREDICTED_CURVE, RANDOM, WHOLE
+from gptfluence.words import CHOSEN_RUNS, COVERAGES, INTERVAL, PREDICTED_CURVE, RUNS, TESTS, WHOLE
 
 log = logging.getLogger("gptfluence")
 
 MEASURES = ("all_steps_mse", "skill", "across_run_correlation")
 
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("group", "scenario", "model", "metric", "setting", "method", "variant", "choice")]
-    + [("fitting_runs", pa.int32()), ("measure", pa.string())]
+    [(name, pa.string()) for name in ("group", "scenario", "model", "metric", "setting", "method", "variant", "varied")]
+    + [("number", pa.int32()), ("measure", pa.string())]
     + [(name, pa.float64()) for name in ("value", "low", "high")]
     + [("n", pa.int32())]
 )
-"""setting: seen, unseen_train, unseen_test or unseen_both; variant: `words.WHOLE`, or a variant's name; choice: of the
-fitting runs, `words.RANDOM` or `words.CHOSEN`, where their number is varied, else empty; n: of how many draws the value
-is a mean."""
+"""setting: seen, unseen_train, unseen_test or unseen_both; variant: `words.WHOLE`, or a variant's name; varied: one of
+`words.VARIED`, else empty, and number: how many; n: of how many draws the value is a mean."""
 
 
 class _Judge(NamedTuple):
@@ -93,8 +96,9 @@ def judge_simulators(spec: dict[str, Any], output: Path) -> None:
             held_out and (where there are any) unseen and subset, and methods {method: {settings, features, table,
             kernels (as `fit_simulator` gets them), variants ({name: settings}), learning (bool)}}, and unseen_tests
             (the same but for variants and learning: what is judged on unseen tests, `words.PREDICTED_CURVE` first);
-            runs (numbers of fitting runs), draws (of each), seed, folds (in how many parts tests are unseen; if a task
-            has fewer tests: one at a time), bootstrap_samples, bootstrap_seed, confidence.
+            runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of tests of each
+            task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),
+            bootstrap_samples, bootstrap_seed, confidence.
         output: Parquet.
 
     Raises:
@@ -102,24 +106,28 @@ def judge_simulators(spec: dict[str, Any], output: Path) -> None:
     """
     rows = []
     for group in spec["groups"]:
-        for (setting, method, variant, choice, runs), found in _judge_group(group, spec).items():
+        for key, found in _judge_group(group, spec).items():
             for measure in found[0]:
                 score = measures.average([scores[measure] for scores in found], found[0][measure].n_runs)
                 low, high = score.interval(spec["confidence"])
                 where = [group[name] for name in ("group", "scenario", "model", "metric")]
-                own = (setting, method, variant, choice, runs, measure)
-                values = (*where, *own, score.value, low, high, len(found))
+                values = (*where, *key, measure, score.value, low, high, len(found))
                 rows.append(dict(zip(SCHEMA.names, values, strict=True)))
         log.info("%s %s: judged", group["group"], group["metric"])
     rows.sort(key=lambda row: [row[name] for name in SCHEMA.names[:10]])
-    settings = {
-        key: spec[key] for key in ("draws", "seed", "folds", "bootstrap_samples", "bootstrap_seed", "confidence")
-    }
+    keys = ("draws", "seed", "folds", "bootstrap_samples", "bootstrap_seed", "confidence")
+    settings = {key: spec[key] for key in keys}
     write_parquet(output, pa.Table.from_pylist(rows, SCHEMA), {"simulators": settings})
 
 
-Key = tuple[str, str, str, str, int]
-"""Setting, method, variant, choice, number of fitting runs."""
+class Key(NamedTuple):
+    """Which fit a score is of; see `SCHEMA`."""
+
+    setting: str
+    method: str
+    variant: str = WHOLE
+    varied: str = ""
+    number: int = 0
 
 
 def _judge_group(group: dict[str, Any], settings: dict[str, Any]) -> dict[Key, list[dict[str, Score]]]:
@@ -134,22 +142,21 @@ def _judge_group(group: dict[str, Any], settings: dict[str, Any]) -> dict[Key, l
             runs, seed = _load(group, split), [settings["bootstrap_seed"], int(digest([group["group"], setting]), 16)]
             judges[setting] = _Judge(runs, curve, resample_counts(len(runs.runs), settings["bootstrap_samples"], seed))
     scores: dict[Key, list[dict[str, Score]]] = {}
-    own = int((~fitted.dynamics.validate).sum())
     for name, method in group["methods"].items():
-        features = read_features(group | {key: method[key] for key in ("features", "table", "kernels")})
+        features = _read_features(group, method)
         for variant, changed in {WHOLE: {}, **method["variants"]}.items():
             simulator = make_method(name, method["settings"] | changed)
             simulator.fit(fitted.dynamics, fitted.curricula, features)
             for setting, judge in judges.items():
-                scores[setting, name, variant, "", own] = [_score(simulator, judge)]
+                scores[Key(setting, name, variant)] = [_score(simulator, judge)]
         if method["learning"]:
-            for key, dynamics, curricula in _samples(fitted, more, features, (name, method["settings"]), settings):
+            samples = _samples(fitted, more, features, (name, method["settings"]), settings)
+            for key, dynamics, curricula in chain(samples, _thinned(fitted, name, settings["intervals"])):
                 simulator = make_method(name, method["settings"])
                 simulator.fit(dynamics, curricula, features)
                 scores.setdefault(key, []).append(_score(simulator, judges["seen"]))
     if min(fitted.sizes) > 1:
-        for (setting, name), found in _judge_unseen_tests(group, settings, fitted, judges).items():
-            scores[setting, name, WHOLE, "", own] = [found]
+        scores |= _judge_unseen_tests(group, settings, fitted, judges)
     return scores
 
 
@@ -159,39 +166,52 @@ UNSEEN_TESTS = {"seen": "unseen_test", "unseen_train": "unseen_both"}
 
 def _judge_unseen_tests(
     group: dict[str, Any], settings: dict[str, Any], fitted: GroupData, judges: dict[str, _Judge]
-) -> dict[tuple[str, str], dict[str, Score]]:
-    """Return the scores, by setting and method, of methods that know nothing of the tests that they are judged on.
+) -> dict[Key, list[dict[str, Score]]]:
+    """Return the scores of methods that know nothing of the tests that they are judged on.
 
-    Every test is in one of the folds, and simulated by fits on the tests of the other folds.
+    Every test is in one of the folds, and simulated by fits on tests of the other folds: on all, or on some at random.
     """
-    fold = np.concatenate([np.arange(size) % settings["folds"] for size in fitted.sizes])
-    found: dict[tuple[str, str], dict[str, Score]] = {}
-    for name, method in group["unseen_tests"].items():
-        features = read_features(group | {key: method[key] for key in ("features", "table", "kernels")})
-        simulated = {setting: np.empty_like(judge.runs.dynamics.values) for setting, judge in judges.items()}
-        widths: dict[str, list[Array | None]] = {setting: [] for setting in judges}
-        for number in np.unique(fold):
-            hidden = fold == number
-            simulator = make_method(name, method["settings"])
-            known = Dynamics(fitted.dynamics.values[:, :, ~hidden], fitted.dynamics.validate)
-            simulator.fit(known, fitted.curricula, features.of_tests(~hidden))
-            # Before the first update all runs are the same model.
-            first = fitted.dynamics.values[0, 0, hidden]
-            other = simulator.transfer(features.of_tests(hidden), first)
-            if other is None:
-                raise UserError(f"{name}: cannot simulate tests that it was not fitted on; take it out of "
-                                "scores.unseen_tests.methods in params.yaml")  # fmt: skip
+    place = np.concatenate([np.arange(size) for size in fitted.sizes])
+    fold = place % settings["folds"]
+    # A test's rank among those of its task and of other folds, at random: the first n are known.
+    ranks = {number: _ranks(fold != number, fitted.sizes, [settings["seed"], number]) for number in np.unique(fold)}
+    most = min(int((fold[:size] != number).sum()) for number in ranks for size in fitted.sizes)
+    numbers = [number for number in settings["tests"] if number <= most]
+    found: dict[Key, list[dict[str, Score]]] = {}
+    # What the others' skill is over comes first.
+    for name, method in sorted(group["unseen_tests"].items(), key=lambda item: item[0] != PREDICTED_CURVE):
+        features = _read_features(group, method)
+        for tests in [None, *numbers]:
+            simulated = {setting: np.empty_like(judge.runs.dynamics.values) for setting, judge in judges.items()}
+            widths: dict[str, list[Array | None]] = {setting: [] for setting in judges}
+            for number, rank in ranks.items():
+                hidden, known = fold == number, rank < (len(rank) if tests is None else tests)
+                simulator = make_method(name, method["settings"])
+                dynamics = Dynamics(fitted.dynamics.values[:, :, known], fitted.dynamics.validate)
+                simulator.fit(dynamics, fitted.curricula, features.of_tests(known))
+                # Before the first update all runs are the same model.
+                other = simulator.transfer(features.of_tests(hidden), fitted.dynamics.values[0, 0, hidden])
+                if other is None:
+                    raise UserError(f"{name}: cannot simulate tests that it was not fitted on; take it out of "
+                                    "scores.unseen_tests.methods in params.yaml")  # fmt: skip
+                for setting, judge in judges.items():
+                    given = judge.runs.dynamics.values[:, : other.start, hidden]
+                    simulated[setting][:, :, hidden] = other.simulate(judge.runs.curricula, given)
+                    widths[setting].append(other.half_widths(judge.runs.curricula))
+            if name == PREDICTED_CURVE and tests is None:  # its runs differ in the given value alone
+                judges = {setting: judge._replace(reference=simulated[setting][0]) for setting, judge in judges.items()}
             for setting, judge in judges.items():
-                given = judge.runs.dynamics.values[:, : other.start, hidden]
-                simulated[setting][:, :, hidden] = other.simulate(judge.runs.curricula, given)
-                widths[setting].append(other.half_widths(judge.runs.curricula))
-        for setting, judge in judges.items():
-            if name == PREDICTED_CURVE:  # the first: of it, runs differ in the given value alone
-                judges[setting] = judge._replace(reference=simulated[setting][0])
-            found[UNSEEN_TESTS[setting], name] = judges[setting].score(
-                simulated[setting], _by_test(widths[setting], fold)
-            )
+                varied = (TESTS, tests) if tests is not None else ()
+                scores = judge.score(simulated[setting], _by_test(widths[setting], fold))
+                found[Key(UNSEEN_TESTS[setting], name, WHOLE, *varied)] = [scores]
     return found
+
+
+def _ranks(kept: NDArray[np.bool_], sizes: tuple[int, ...], seed: list[int]) -> NDArray[np.int64]:
+    """Number the kept tests of each task at random from 0, [tests]; others get a number beyond all."""
+    draw = np.random.default_rng(seed).random(len(kept)) + ~kept
+    ranks = np.concatenate([np.argsort(np.argsort(part)) for part in np.split(draw, np.cumsum(sizes)[:-1])])
+    return np.where(kept, ranks, len(kept))
 
 
 def _by_test(widths: list[Array | None], fold: NDArray[np.int64]) -> Array | None:
@@ -200,6 +220,10 @@ def _by_test(widths: list[Array | None], fold: NDArray[np.int64]) -> Array | Non
     if len(known) < len(widths):
         return None
     return np.concatenate(known, axis=-1)[..., np.argsort(np.argsort(fold, kind="stable"))]
+
+
+def _read_features(group: dict[str, Any], method: dict[str, Any]) -> Features:
+    return read_features(group | {key: method[key] for key in ("features", "table", "kernels")})
 
 
 def _load(group: dict[str, Any], *splits: str) -> GroupData:
@@ -246,7 +270,7 @@ def _samples(
         generator = np.random.default_rng([settings["seed"], draw])
         order = np.concatenate([generator.permutation(own), generator.permutation(others)])
         for runs in numbers:
-            yield ("seen", name, WHOLE, RANDOM, runs), *sample(order, runs)
+            yield Key("seen", name, WHOLE, RUNS, runs), *sample(order, runs)
     beyond = [runs for runs in numbers if runs > len(own)]
     if not beyond:
         return
@@ -254,4 +278,14 @@ def _samples(
     simulator.fit(fitted.dynamics, fitted.curricula, features)
     chosen = simulator.choose(curricula.of(others), max(beyond) - len(own))
     for runs in beyond if chosen is not None else ():
-        yield ("seen", name, WHOLE, CHOSEN, runs), *sample(np.concatenate([own, others[chosen]]), runs)
+        yield Key("seen", name, WHOLE, CHOSEN_RUNS, runs), *sample(np.concatenate([own, others[chosen]]), runs)
+
+
+def _thinned(fitted: GroupData, name: str, intervals: list[int]) -> Iterator[tuple[Key, Dynamics, Curricula]]:
+    """Yield the runs as they are known when measured at the first and last and every k-th step alone."""
+    values, validate = fitted.dynamics.values, fitted.dynamics.validate
+    steps = np.arange(values.shape[1])
+    for interval in (k for k in intervals if k < steps[-1]):
+        measured = np.union1d(steps[::interval], steps[-1:])
+        between = make_interp_spline(measured, values[:, measured], k=1, axis=1)
+        yield Key("seen", name, WHOLE, INTERVAL, interval), Dynamics(between(steps), validate), fitted.curricula

@@ -20,7 +20,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def test_layout(tmp_path: Path) -> None:
-    unseen, variants, runs = markdown_tables(write(tmp_path, make_apart())["md"])
+    unseen, variants, runs, tests, steps = markdown_tables(write(tmp_path, make_apart())["md"])
     scenarios, measures = ("Fine-tuning", "Instruction tuning"), ("Skill", "Across-run r")
     heads = ["Simulator", "Method", *(f"{scenario} {measure}" for scenario in scenarios for measure in measures)]
     assert unseen[0] == variants[0] == runs[0] == heads
@@ -36,12 +36,15 @@ def test_layout(tmp_path: Path) -> None:
     assert [row[2][:6] for row in unseen[2:]] == ["0.00 [", "**0.20", "0.00 [", "**0.30", "0.00 [", "**0.40"]
     assert [row[:2] for row in variants[2:]] == [["Mean curve", "whole"], [ours, "whole"], [ours, "no decay"]]
     assert [row[1] for row in runs[2:]] == ["2 runs", "3 runs"] * 2
+    assert [row[:3] for row in tests[2:]] == [[ours, "4 tests a task", "0.35 [0.32, 0.38]"]]
+    assert [row[1:3] for row in steps[2:]] == [["every 2 steps", "0.38 [0.35, 0.41]"],
+                                               ["every 5 steps", "0.35 [0.32, 0.38]"]]  # fmt: skip
 
 
 def test_variants_stand_by_name_behind_the_whole(tmp_path: Path) -> None:
     rows = make_apart()
     other = [row | {"variant": name} for name in "cadb" for row in rows if row["variant"] == "no_decay"]
-    _, variants, _ = markdown_tables(write(tmp_path, other + rows)["md"])
+    _, variants, *_ = markdown_tables(write(tmp_path, other + rows)["md"])
     assert [row[1] for row in variants[3:]] == ["whole", "a", "b", "c", "d", "no decay"]
 
 
@@ -50,7 +53,7 @@ def test_values_are_means_over_the_groups_of_a_scenario(tmp_path: Path) -> None:
     rows = list(csv.DictReader(text.splitlines()))
     (row,) = [
         row for row in rows
-        if row["setting"] == "seen" and (row["scenario"], row["method"], row["variant"], row["choice"], row["measure"])
+        if row["setting"] == "seen" and (row["scenario"], row["method"], row["variant"], row["varied"], row["measure"])
         == ("fine_tuning", "gradient_response", "no_decay", "", "skill")
     ]  # fmt: skip
     assert float(row["value"]) == pytest.approx((0.25 + 0.35) / 2)
@@ -64,7 +67,7 @@ def test_values_are_means_over_the_groups_of_a_scenario(tmp_path: Path) -> None:
 def test_what_one_group_alone_has_is_no_mean(tmp_path: Path) -> None:
     """More runs than the plan's are in the first of two groups; with that group alone they stand there."""
     assert "8 runs" not in write(tmp_path, make_apart())["md"]
-    *_, runs = markdown_tables(write(tmp_path, make_apart(GROUPS[:1]))["md"])
+    *_, runs, _, _ = markdown_tables(write(tmp_path, make_apart(GROUPS[:1]))["md"])
     assert [row[1] for row in runs[2:]] == ["2 runs", "3 runs", "8 runs"] * 2 + ["8 runs, chosen"]
 
 

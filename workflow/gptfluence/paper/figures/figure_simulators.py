@@ -13,7 +13,7 @@ from gptfluence.paper.figures.parts import add_legend, empty_figure
 from gptfluence.paper.figures.style import method_style
 from gptfluence.paper.names import TASKS, sort_methods
 from gptfluence.paper.simulators import Rows, read_learning
-from gptfluence.words import CHOSEN, RANDOM
+from gptfluence.words import CHOSEN_RUNS, RUNS
 
 COLUMNS = 4
 LOWEST = -0.5
@@ -29,7 +29,8 @@ def draw(spec: dict[str, Any]) -> Figure:
     Raises:
         UserError: the scores are missing or damaged.
     """
-    rows = [row for row in read_learning(spec["simulators"]) if (row["metric"], row["measure"]) == ("loss", "skill")]
+    rows = [row for row in read_learning(spec["simulators"]) if row["varied"] in (RUNS, CHOSEN_RUNS)]
+    rows = [row for row in rows if (row["metric"], row["measure"]) == ("loss", "skill")]
     if not rows:
         return empty_figure(spec, "no learning curves of simulators")
     models, methods = spec["models"], sort_methods(row["method"] for row in rows)
@@ -61,17 +62,17 @@ def _draw_panel(axes: Axes, rows: Rows, methods: list[str], drawn: dict[str, Any
     """Draw one group; `drawn` gets a line for each label."""
     for method in methods:
         style = method_style(method, methods)
-        for choice, face in ((RANDOM, style.colour), (CHOSEN, "white")):
-            found = sorted((row for row in rows if (row["method"], row["choice"]) == (method, choice)),
-                           key=lambda row: row["fitting_runs"])  # fmt: skip
+        for varied, face in ((RUNS, style.colour), (CHOSEN_RUNS, "white")):
+            found = sorted((row for row in rows if (row["method"], row["varied"]) == (method, varied)),
+                           key=lambda row: row["number"])  # fmt: skip
             if not found:
                 continue
-            runs, values = [row["fitting_runs"] for row in found], [row["value"] for row in found]
-            dash = style.dash if choice == RANDOM else ":"
+            runs, values = [row["number"] for row in found], [row["value"] for row in found]
+            dash = style.dash if varied == RUNS else ":"
             (line,) = axes.plot(runs, values, color=style.colour, linestyle=dash, marker=style.marker, markersize=3,
                                 markerfacecolor=face, linewidth=1)  # fmt: skip
-            drawn[f"{style.label}{', runs that it chose' * (choice == CHOSEN)}"] = line
-            if choice == RANDOM and all(row["low"] is not None for row in found):
+            drawn[f"{style.label}{', runs that it chose' * (varied == CHOSEN_RUNS)}"] = line
+            if varied == RUNS and all(row["low"] is not None for row in found):
                 low, high = ([row[end] for row in found] for end in ("low", "high"))
                 axes.fill_between(runs, low, high, color=style.colour, alpha=0.15, linewidth=0)
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)

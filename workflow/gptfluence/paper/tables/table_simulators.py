@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any, NamedTuple
 
 from gptfluence.io import read_provenance
@@ -10,16 +10,19 @@ from gptfluence.paper.averages import Rows, average_groups
 from gptfluence.paper.names import METHODS, METRICS, SCENARIOS, SETTINGS, sort_methods
 from gptfluence.paper.simulators import read_learning, read_unseen, read_variants
 from gptfluence.paper.tables.page import Block, Page, is_best, make_lines
-from gptfluence.words import CHOSEN, WHOLE
+from gptfluence.words import CHOSEN_RUNS, INTERVAL, RUNS, TESTS, WHOLE
 
 TITLE = "Simulators taken apart"
 
 COLUMNS = (
-    *("scenario", "metric", "setting", "method", "variant", "choice", "fitting_runs", "measure"),
+    *("scenario", "metric", "setting", "method", "variant", "varied", "number", "measure"),
     *("value", "low", "high", "n", "bold"),
 )
 """Columns of the CSV. Values are means over the groups of a scenario; n: of how many groups; variant: `whole` or the
-name of settings; choice: of the fitting runs, where their number is varied; bold: best of a column, or tied with it."""
+name of settings; varied: what of the fit, and its number; bold: best of a column, or tied with it."""
+
+_LEARNING = {"Fitting runs": (RUNS, CHOSEN_RUNS), "Measured tests": (TESTS,), "Measured steps": (INTERVAL,)}
+"""What the blocks of learning curves are called, and what is varied in each."""
 
 _MEASURES = {"skill": "Skill", "across_run_correlation": "Across-run r"}
 
@@ -46,16 +49,19 @@ def make_page(spec: dict[str, Any]) -> Page:
     for metric in (metric for metric in METRICS if any(row["metric"] == metric for row in variants)):
         chosen = [row for row in variants if row["metric"] == metric]
         blocks.append(_block(f"Variants, {METRICS[metric]}", f"variants_{metric}", chosen, _variant_names(chosen)))
-    for metric in (metric for metric in METRICS if any(row["metric"] == metric for row in learning)):
-        chosen = [row for row in learning if row["metric"] == metric]
-        blocks.append(_block(f"Fitting runs, {METRICS[metric]}", f"runs_{metric}", chosen, _run_names(chosen)))
+    for (title, kinds), metric in product(_LEARNING.items(), METRICS):
+        chosen = [row for row in learning if row["metric"] == metric and row["varied"] in kinds]
+        if chosen:
+            blocks.append(
+                _block(f"{title}, {METRICS[metric]}", f"{kinds[0]}_{metric}", chosen, _learning_names(chosen))
+            )
     frame = [{name: row[name] for name in COLUMNS} for row in [*unseen, *variants, *learning]]
     return Page("table_simulators", TITLE, TITLE, _notes(spec, variants, learning, unseen), blocks, COLUMNS, frame)
 
 
 def _average(rows: Rows) -> Rows:
     """Return the means over the groups of a scenario; none of what not all groups of the scenario have."""
-    names = ("scenario", "metric", "setting", "method", "variant", "choice", "fitting_runs", "measure")
+    names = ("scenario", "metric", "setting", "method", "variant", "varied", "number", "measure")
 
     def key(row: dict[str, Any]) -> list[Any]:
         return [row[name] for name in names]
@@ -92,12 +98,13 @@ def _setting_names(rows: Rows) -> dict[Line, str]:
     return names
 
 
-def _run_names(rows: Rows) -> dict[Line, str]:
+def _learning_names(rows: Rows) -> dict[Line, str]:
+    labels = {RUNS: "{} runs", CHOSEN_RUNS: "{} runs, chosen", TESTS: "{} tests a task", INTERVAL: "every {} steps"}
     names = {}
     for method in sort_methods(row["method"] for row in rows):
         found = {_line(row) for row in rows if row["method"] == method}
-        for line in sorted(found, key=lambda line: (line.runs, line.choice == CHOSEN)):
-            names[line] = f"{line.runs} runs{', chosen' * (line.choice == CHOSEN)}"
+        for line in sorted(found, key=lambda line: (line.number, line.varied == CHOSEN_RUNS)):
+            names[line] = labels[line.varied].format(line.number)
     return names
 
 
@@ -107,14 +114,12 @@ class Line(NamedTuple):
     setting: str
     method: str
     variant: str
-    choice: str
-    runs: int
+    varied: str
+    number: int
 
 
 def _line(row: dict[str, Any]) -> Line:
-    # Groups of different scenarios may have different numbers of fitting runs: all of them stand in one line.
-    runs = row["fitting_runs"] if row["choice"] else 0
-    return Line(row["setting"], row["method"], row["variant"], row["choice"], runs)
+    return Line(*(row[name] for name in Line._fields))
 
 
 def _block(title: str, key: str, rows: Rows, names: dict[Line, str]) -> Block:
@@ -159,6 +164,8 @@ def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows) -
     if learning:
         notes.append(
             f"Fitting runs: a method fitted on fewer or more runs, means over {settings['draws']} random choices. "
-            "Beyond those of the plan they are runs on random subsets; chosen: those that the method asks for."
+            "Beyond those of the plan they are runs on random subsets; chosen: those that the method asks for. "
+            "Measured tests: fitted on some tests of each task, judged on others, as unseen ones. Measured steps: "
+            "fitted on runs that are measured at some steps, with straight lines between, judged at all."
         )
     return notes
