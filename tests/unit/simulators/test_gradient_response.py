@@ -71,7 +71,20 @@ def test_equals_its_definition_with_ridge_by_normal_equations() -> None:
             errors.append(np.mean((fits[-1] - y)[dynamics.validate] ** 2))
         best = int(np.argmin(errors))
         chosen.append(STRENGTHS[best])
-        expected[:, 1:, tests] += fits[best]
+        replicas = []
+        for left_out in np.flatnonzero(fitting):  # the same fit on the other runs, from their own mean curve and shares
+            kept = fitting & (np.arange(7) != left_out)
+            a = by_definition(curricula, features, kept)[kept][:, :, tests].reshape(-1, x.shape[-1])
+            b = (dynamics.values[kept] - dynamics.values[kept].mean(axis=0))[:, 1:, tests].ravel()
+            scale, height = np.sqrt(np.mean(a**2, axis=0)), np.sqrt(np.mean(b**2))
+            gram = (a / scale).T @ (a / scale) / len(a) + STRENGTHS[best] * np.eye(a.shape[1])
+            weights = np.linalg.solve(gram, (a / scale).T @ b / height / len(a)) * height / scale
+            replicas.append(x @ weights)
+        variance = (len(replicas) - 1) / len(replicas) * np.sum((replicas - np.mean(replicas, axis=0)) ** 2, axis=0)
+        square, variance = (fits[best] ** 2).mean(axis=(1, 2)), variance.mean(axis=(1, 2))
+        believed = square / (square + variance)
+        assert (believed < 0.9999).all() and (believed > 0.1).all()
+        expected[:, 1:, tests] += believed[:, None, None] * fits[best]
     assert simulator.chosen.tolist() == chosen
     first = dynamics.values[:, :1]
     expected[:, :1] = first
@@ -83,7 +96,7 @@ def test_one_response_is_tracin_less_its_mean() -> None:
     dynamics, curricula, features = planted(runs=5, steps=6)
     simulator = GradientResponse(("sgd",), (0.0,), (1.0,), (1.0,))
     simulator.fit(dynamics, curricula, features)
-    simulator.weights = np.ones((2, 1))
+    simulator.weights, simulator.replicas = np.ones((2, 1)), np.ones((2, 3, 1))
     moves = np.zeros((5, 6, 7))
     assert features.kernels is not None
     tokens = features.kernels.tokens
@@ -213,7 +226,10 @@ def test_kernels_of_another_plan_or_that_are_not_finite_are_named(tmp_path: Path
 
 
 def test_intervals_come_from_the_errors_of_fits_that_lack_the_run() -> None:
-    """Each fit is made again here, from the other runs alone and with the same strengths."""
+    """Each fit is made again here, from the other runs alone and with the same strengths.
+
+    How much of it is believed is told by the replicas of all runs.
+    """
     dynamics, curricula, features = planted(runs=7, steps=9, batch=3, train=10, tests=5)
     simulator = GradientResponse(**SETTINGS)
     simulator.fit(dynamics, curricula, features)
@@ -226,7 +242,13 @@ def test_intervals_come_from_the_errors_of_fits_that_lack_the_run() -> None:
             again = GradientResponse(**SETTINGS | {"strengths": (strength,)})
             again.fit(Dynamics(dynamics.values[others], dynamics.validate[others]), curricula.of(others), features)
             tests = features.test_task == task
-            predicted[:, tests] = again.simulate(alone, dynamics.values[run, None, :1])[0, 1:, tests].T
+            replicas, again.replicas = simulator.replicas[task], again.replicas[:, :0]
+            rows = by_definition(curricula, features, ~dynamics.validate)[run][:, tests].reshape(-1, 12)
+            square = ((rows @ again.weights[task]) ** 2).sum()
+            variance = 4 / 5 * ((rows @ (replicas - replicas.mean(axis=0)).T) ** 2).sum()
+            curve = again.known.curve[1:, tests]
+            moved = again.simulate(alone, dynamics.values[run, None, :1])[0, 1:, tests].T - curve
+            predicted[:, tests] = curve + square / (square + variance) * moved
         errors.append(np.abs(dynamics.values[run, 1:] - predicted))
     widths = simulator.half_widths(curricula)
     assert widths is not None and widths.shape == (3, 7, 10, 5)
@@ -344,6 +366,14 @@ def test_other_tests_have_their_kernels_and_the_known_weights_and_wider_interval
     first = dynamics.values[:, :1, hidden]
     other = simulator.transfer(features.of_tests(hidden), first[0, 0])
     responses = by_definition(curricula, features, ~dynamics.validate)[:, :, hidden]
+    for r in range(10):
+        for task in (0, 1):
+            of_task = responses[r][:, features.test_task[hidden] == task]
+            rows = of_task.reshape(-1, of_task.shape[-1])
+            predicted = (rows @ simulator.weights[task]) ** 2
+            apart = rows @ (simulator.replicas[task] - simulator.replicas[task].mean(axis=0)).T
+            of_task *= predicted.sum() / (predicted.sum() + 7 / 8 * (apart**2).sum())
+            responses[r][:, features.test_task[hidden] == task] = of_task
     moved = np.einsum("rtzk,zk->rtz", responses, simulator.weights[features.test_task[hidden]])
     np.testing.assert_allclose(other.simulate(curricula, first)[:, 1:], other.known.curve[1:] + moved, rtol=1e-6)
     same = simulator.transfer(features.of_tests(seen), dynamics.values[0, 0, seen])

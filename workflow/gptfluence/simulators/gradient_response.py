@@ -12,6 +12,11 @@ its gradient, and AdamW divides by a history that the kernel only expects. Weigh
 that is fitted: by ridge regression of whole trajectories, so the error of the roll-out is what is least, and nothing
 can explode, since trajectories are sums of responses.
 
+How sure weights are is seen from those that are fitted without each run in turn (the jackknife): with q the mean square
+of what a run is predicted to deviate in a task's tests, and v the mean variance of that over those weights, q / (q + v)
+of it is believed. A curriculum near the fitted ones keeps its prediction; one that asks for what the fitting runs did
+not show, such as a pool of other examples, is nearer the mean curve.
+
 Neither training examples nor tests need have been seen: a kernel is all that is known of them.
 
 Intervals come from the errors that are made in each fitting run without it: the quantile, over all cells, of an error
@@ -64,6 +69,7 @@ class GradientResponse(Simulator):
         self.responses = Responses(Kernels.none(), self.momenta, self.decays)
         self.task: NDArray[np.int64] = np.empty(0, np.int64)  # [tests]
         self.weights = self.spread = self.quantiles = np.empty((0, 0))
+        self.replicas = np.empty((0, 0, 0))  # [tasks, fitting runs, responses], weights without each run
         self.metrics, self.reach, self.rows = np.empty((0, 0, 0)), np.empty(0), np.empty(0)
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
@@ -87,12 +93,12 @@ class GradientResponse(Simulator):
         best = errors.argmin(axis=1)  # the first of equals, which is the stronger
         self.chosen = np.array(strengths)[best]
         self.weights = np.array([path[i] for path, i in zip(paths, best, strict=True)])
-        self._fit_intervals(dynamics, curricula, fitting, moments)
+        self._leave_out(dynamics, curricula, fitting, moments)
 
-    def _fit_intervals(
+    def _leave_out(
         self, dynamics: Dynamics, curricula: Curricula, fitting: NDArray[np.bool_], moments: list[Moments]
     ) -> None:
-        """Measure the errors in each fitting run of the simulator that is fitted without it.
+        """Fit without each run in turn: replicas of the weights, and from the errors in the run left out intervals.
 
         Without run r of R, curve and mean shares are those of the others, from which r is R / (R - 1) times as far as
         from the mean of all; the sums of squares lack as much of r. So no run is read again but for its residuals.
@@ -105,15 +111,23 @@ class GradientResponse(Simulator):
         )
         self.rows = np.array([sums.rows for sums in moments])
         self.reach = np.zeros(len(moments))
+        self.replicas = np.zeros((len(moments), runs if runs > 1 else 0, self.responses.columns))
         if runs < 2:
             return
         far = runs / (runs - 1)
-        errors: list[list[Array]] = [[] for _ in moments]
+        left_out: list[list[tuple[Array, Array, Array]]] = [[] for _ in moments]
         for task, x, y in self._parts(dynamics, curricula, fitting):
-            others = moments[task].without(Moments.of(x, y), far)
+            own = Moments.of(x, y)
+            others, number = moments[task].without(own, far), len(left_out[task])
             (weights,) = ridge_path(others, [self.chosen[task]])
-            errors[task].append(far * (y - x @ weights))
+            self.replicas[task, number] = weights
             self.reach[task] = max(self.reach[task], mean_leverage(far * x, leverage_metric(others, self.chosen[task])))
+            left_out[task].append((far * y, far * (x @ weights), own.gram))
+        errors = [
+            [deviations - self._belief(gram, weights, task) * predicted
+             for (deviations, predicted, gram), weights in zip(left_out[task], self.replicas[task], strict=True)]
+            for task in range(len(moments))
+        ]  # fmt: skip
         for task, found in enumerate(errors):
             squares = np.square(found)
             # A product of what steps and what tests have, as a cell alone has but one error a run.
@@ -196,9 +210,29 @@ class GradientResponse(Simulator):
         """
         values = repeat_curve(self.kind, self.known.curve, curricula)
         for run in range(len(values)):
-            values[run, 1:] += np.einsum("tzk,zk->tz", self._responses(curricula, run), self.weights[self.task])
+            responses = self._responses(curricula, run)
+            for task, weights in enumerate(self.weights):
+                of_task = responses[:, self.task == task]
+                rows = of_task.reshape(-1, self.responses.columns)
+                values[run, 1:, self.task == task] += self._belief(rows.T @ rows, weights, task) * (of_task @ weights).T
         values[:, :1] = first_values
         return values
+
+    def _belief(self, gram: Array, weights: Array, task: int) -> float:
+        """Return which share of a prediction is believed, in [0, 1].
+
+        Args:
+            gram: products of the responses that are predicted from, [responses, responses].
+            weights: [responses], what they are predicted with.
+            task: whose replicas tell the variance.
+        """
+        replicas = self.replicas[task]
+        if not len(replicas):
+            return 1.0
+        apart = replicas - replicas.mean(axis=0)
+        variance = (len(replicas) - 1) / len(replicas) * np.einsum("ri,ij,rj->", apart, gram, apart)
+        square = weights @ gram @ weights
+        return float(square / (square + variance)) if square > 0 else 0.0
 
     def _parts(
         self, dynamics: Dynamics, curricula: Curricula, runs: NDArray[np.bool_]
@@ -237,4 +271,4 @@ class GradientResponse(Simulator):
         return simulator
 
 
-_ARRAYS = ("weights", "chosen", "task", "spread", "quantiles", "metrics", "reach", "rows")
+_ARRAYS = ("weights", "replicas", "chosen", "task", "spread", "quantiles", "metrics", "reach", "rows")
