@@ -519,7 +519,11 @@ class Design:
             return {}
         response = self._method_spec(group, unseen_tests.curve_of)
         curve = response | {"settings": response["settings"] | {"kind": PREDICTED_CURVE}}
-        return {PREDICTED_CURVE: curve} | {name: self._method_spec(group, name) for name in unseen_tests.methods}
+        learning = self.params.scores.learning.methods
+        methods = {PREDICTED_CURVE: curve | {"learning": True}}
+        for name in unseen_tests.methods:
+            methods[name] = self._method_spec(group, name) | {"learning": name in learning}
+        return methods
 
     @cache  # noqa: B019
     def judge_mislabels_spec(self) -> dict[str, Any]:

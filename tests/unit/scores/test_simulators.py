@@ -25,7 +25,7 @@ def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLI
     curve = FILES | {"settings": {"kind": "mean_curve"}, "variants": {}, "learning": True}
     group["methods"] = {"mean_curve": curve, "gradient_response": response}
     predicted = response | {"settings": SETTINGS | {"kind": "predicted_curve"}}
-    persistence = FILES | {"settings": {"kind": "persistence"}}
+    persistence = FILES | {"settings": {"kind": "persistence"}, "learning": False}
     group["unseen_tests"] = {"predicted_curve": predicted, "persistence": persistence, "gradient_response": response}
     return {
         "groups": [group],
@@ -263,6 +263,6 @@ def test_unseen_training_examples_are_judged_against_the_mean_curve(
 
 def test_a_method_that_needs_runs_of_a_test_is_named(tmp_path: Path) -> None:
     spec = make_spec(tmp_path)
-    spec["groups"][0]["unseen_tests"]["mean_curve"] = FILES | {"settings": {"kind": "mean_curve"}}
+    spec["groups"][0]["unseen_tests"]["mean_curve"] = FILES | {"settings": {"kind": "mean_curve"}, "learning": False}
     with pytest.raises(UserError, match="mean_curve: cannot simulate tests that it was not fitted on"):
         judge(spec, tmp_path)

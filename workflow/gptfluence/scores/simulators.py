@@ -95,7 +95,7 @@ def judge_simulators(spec: dict[str, Any], output: Path) -> None:
         spec: groups: a list, one for each group and metric, as `load_group` reads it, with runs of split fit, validate,
             held_out and (where there are any) unseen and subset, and methods {method: {settings, features, table,
             kernels (as `fit_simulator` gets them), variants ({name: settings}), learning (bool)}}, and unseen_tests
-            (the same but for variants and learning: what is judged on unseen tests, `words.PREDICTED_CURVE` first);
+            (the same but for variants: what is judged on unseen tests, among it `words.PREDICTED_CURVE`);
             runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of tests of each
             task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),
             bootstrap_samples, bootstrap_seed, confidence.
@@ -181,7 +181,7 @@ def _judge_unseen_tests(
     # What the others' skill is over comes first.
     for name, method in sorted(group["unseen_tests"].items(), key=lambda item: item[0] != PREDICTED_CURVE):
         features = _read_features(group, method)
-        for tests in [None, *numbers]:
+        for tests in [None, *(numbers if method["learning"] else ())]:
             simulated = {setting: np.empty_like(judge.runs.dynamics.values) for setting, judge in judges.items()}
             widths: dict[str, list[Array | None]] = {setting: [] for setting in judges}
             for number, rank in ranks.items():
