@@ -23,7 +23,8 @@ from gptfluence.scores.words import CEILING
 from gptfluence.words import AVERAGE
 
 BLOCKS = ("all_steps_mse", "all_steps_mae", "final_step_spearman")
-"""The measures that the paper prints; skill and across-run correlation stand beside the first."""
+"""The measures that the paper prints; skill, its share of what is explainable, where that is known, and across-run
+correlation stand beside the first."""
 
 _KIN = {
     "tracin_cp_10": ("tracin_cp",),
@@ -63,8 +64,8 @@ def make_block(frame: Frame, measure: str, metrics: tuple[str, ...], models: lis
         for task in [*sort_tasks(r["task"] for r in frame if r["metric"] == metric and r["task"] != AVERAGE), AVERAGE]
     ]
     if measure == BLOCKS[0]:
-        known = {row["measure"] for row in frame}
-        extras = [extra for extra in ("skill", "explained_share", "across_run_correlation") if extra in known]
+        share = ["explained_share"] * any(row["measure"] == "explained_share" for row in frame)
+        extras = ["skill", *share, "across_run_correlation"]
         columns += [(metric, AVERAGE, extra) for metric in metrics for extra in extras]
     names = METHODS | {CEILING: "Noise ceiling"}
     cells = {tuple(r[k] for k in ("source", "model", "method", "metric", "task", "measure")): r for r in frame}
