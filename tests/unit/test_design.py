@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -36,9 +37,11 @@ def paper(raw_params: dict[str, Any], root: Path) -> Design:
 
 def test_paper_scale_holds_the_papers_352_runs(paper: Design) -> None:
     simulated = [run for run in paper.runs.values() if paper.groups[run.group].metrics]
-    seen = [run for run in simulated if run.split != "unseen"]
+    apart = Counter(run.split for run in simulated if run.split in ("unseen", "repeat"))
+    # Three on the disjoint pool for each fine-tuned task; two of each group with sampled texts are repeated.
+    assert apart == {"unseen": 15, "repeat": 2 * (2 + 6)}
+    seen = [run for run in simulated if run.split not in apart]
     assert len(seen) == 352
-    assert len(simulated) - len(seen) == 15  # three on the disjoint pool for each fine-tuned task
     for group in (paper.groups[name] for name in {run.group for run in simulated}):
         counts = Counter(run.split for run in group.runs)
         assert (counts["fit"], counts["validate"], counts["held_out"]) == (25, 2, 5)
@@ -83,6 +86,35 @@ def test_runs_on_subsets_share_a_draw_and_differ_in_order(raw_params: dict[str, 
         assert not others & set(draws)
         specs = [design.gang_spec(gang) for gang in {run.gang for run in runs}]
         assert {tuple(metrics) for spec in specs for metrics in spec["metrics"].values()} == {("loss",)}
+
+
+def test_repeats_are_the_first_held_out_runs_with_other_texts(raw_params: dict[str, Any], root: Path) -> None:
+    raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["runs"]["repeats"] = 3
+    raw_params["scales"]["nano"]["seeds"] = {"fine_tuning-nano-0.2m-webnlg-14": 77}
+    design = design_of(raw_params, root)
+    assert {name: len(group.repeats) for name, group in design.groups.items() if group.repeats} == {
+        "fine_tuning-nano-0.2m-webnlg": 3, "fine_tuning-nano-0.2m-wmt16_de_en": 3,
+        **{f"instruction_tuning-{model}-mixture": 6 for model in ("nano-0.2m", "nano-0.8m", "nano-3m")},
+    }  # fmt: skip
+    apart = {"run_id", "gang", "split", "test_tasks", "generation_seed", "hash"}
+    for name, group in design.groups.items():
+        held_out = [run for run in group.runs if run.split == "held_out"]
+        assert [run for run, _ in group.repeats] == held_out[: len(group.repeats)]
+        for run, repeat in group.repeats:
+            fields = dataclasses.asdict(run)
+            assert {key for key, value in dataclasses.asdict(repeat).items() if fields[key] != value} <= apart
+            assert repeat.test_tasks == (("webnlg", "wmt16_de_en") if "mixture" in name else run.train_tasks)
+            metrics = design.gang_spec(repeat.gang)["metrics"]
+            assert metrics == dict.fromkeys(repeat.test_tasks, ("loss", "bleu", "rouge_l"))
+    assert design.runs["fine_tuning-nano-0.2m-webnlg-14-repeat"].draw_seed == 77
+    measured = [run for run in design.drawn_runs() if run.split != "subset"]
+    repeats = [run.generation_seed for run in measured if run.split == "repeat"]
+    assert not set(repeats) & {run.generation_seed for run in measured if run.split != "repeat"}
+    files = {(file["group"], file["metric"]): file["repeats"] for file in design.score_spec()["files"]}
+    assert [[run["run_id"] for run in pair] for pair in files["fine_tuning-nano-0.2m-webnlg", "bleu"]] == [
+        [f"fine_tuning-nano-0.2m-webnlg-{number}{end}" for end in ("", "-repeat")] for number in (13, 14, 15)
+    ]
+    assert not any(found for (_, metric), found in files.items() if metric == "loss")
 
 
 def test_rehearsal_has_the_papers_runs(raw_params: dict[str, Any], root: Path, paper: Design) -> None:
@@ -190,7 +222,10 @@ def test_what_does_not_determine_a_run_keeps_its_name(raw_params: dict[str, Any]
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["runs"]["fit"] += 1
     after = design_of(raw_params, root)
     shared = before.runs.keys() & after.runs.keys()
-    assert len(shared) == len(before.runs)
+    # Run 13 serves for fitting now, so it is repeated no more.
+    assert before.runs.keys() - shared == {
+        f"fine_tuning-nano-0.2m-{task}-13-repeat" for task in ("webnlg", "wmt16_de_en")
+    }
     assert all(before.runs[name].shard == after.runs[name].shard for name in shared)
 
 
@@ -305,6 +340,11 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=4)
     assert runs["curricula"] == 5 and runs["dynamics"] == 5 + 5  # a shard and a gang's manifest each
     assert runs["simulators"] == 5 + 4 and "tasks" not in runs
+    # Repeats: a curriculum and a shard each, and what is said of their noise; no simulator reads them.
+    repeats = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "repeats", value=0)
+    assert repeats == {"curricula": 0, "dynamics": 0, "scores": 1} | items  # none is new
+    mixtures = changed_by("scales", "nano", "scenarios", "instruction_tuning", "runs", "repeats", value=1)
+    assert mixtures == {"curricula": 0, "dynamics": 3, "scores": 1} | items  # a manifest of fewer runs a model
     assert "tasks" in changed_by("tasks", "world_seed", value=2)
     # A held-out run with another seed: its curriculum, shard and manifest, and no fit.
     seed = changed_by("scales", "nano", "seeds", value={"fine_tuning-nano-0.2m-sst2-13": 99})

@@ -16,7 +16,7 @@ from typing import Any
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
 from gptfluence.params import MislabelledPlan, Params
-from gptfluence.runs import Gang, Group, Run, corrected_runs, make_gangs, make_groups, measured_metrics
+from gptfluence.runs import SAMPLED, Gang, Group, Run, corrected_runs, make_gangs, make_groups, measured_metrics
 from gptfluence.sources import (
     folder_digest,
     mislabelled_task,
@@ -466,7 +466,15 @@ class Design:
             if group.metrics
         }
         files = [
-            {"group": group, "metric": metric, "path": self.simulations_file(group, metric)}
+            {
+                "group": group,
+                "metric": metric,
+                "path": self.simulations_file(group, metric),
+                "repeats": [
+                    [{key: getattr(run, key) for key in ("run_id", "shard", "hash")} for run in pair]
+                    for pair in (self.groups[group].repeats if metric in SAMPLED else ())
+                ],
+            }
             for group, metric in self.simulation_pairs()
         ]
         return {"groups": groups, "files": files, "code": code_digest("scores.score")} | self._bootstrap()

@@ -24,7 +24,8 @@ from pydantic import (
 )
 
 from gptfluence.errors import UserError, did_you_mean
-from gptfluence.words import WHOLE
+from gptfluence.scores.words import CEILING
+from gptfluence.words import MEASURED, WHOLE
 
 T = TypeVar("T")
 
@@ -406,6 +407,7 @@ class Runs(Section):
     validate_: Annotated[int, Field(ge=1, alias="validate")]
     held_out: PositiveInt
     unseen: Annotated[int, Field(ge=0)]
+    repeats: Annotated[int, Field(ge=0)] = 0
 
 
 class ScenarioPlan(Section):
@@ -647,7 +649,7 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
         if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads:
             found.append((("dynamics", "models", name, "width"), f"{width} is not a multiple of heads = {heads}"))
     for name in mapping("simulators", "methods"):
-        if name in ("measured", *get_args(Trivial), *get_args(Replay)):
+        if name in (MEASURED, CEILING, *get_args(Trivial), *get_args(Replay)):
             found.append((("simulators", "methods", name), "is a reserved name; choose another"))
     for name, method in mapping("simulators", "methods").items():
         if isinstance(method, dict) and method.get("kind") == "additive":
@@ -766,6 +768,9 @@ def _check_scenario(
     runs = settings.get("runs") if isinstance(settings.get("runs"), dict) else {}
     if isinstance(draw, int) and isinstance(unseen_pool, int) and runs.get("unseen") and draw > unseen_pool:
         found.append(((*here, "draw"), f"cannot draw {draw} of an unseen_pool of {unseen_pool} for the unseen runs"))
+    repeats, held_out = runs.get("repeats"), runs.get("held_out")
+    if isinstance(repeats, int) and isinstance(held_out, int) and repeats > held_out:
+        found.append(((*here, "runs", "repeats"), f"cannot repeat {repeats} of {held_out} held-out runs"))
     if isinstance(draw, int) and isinstance(batch, int) and batch > 0 and "fine_tuning" in here and draw % batch:
         found.append(((*here, "batch"), f"{draw} drawn examples do not fill batches of {batch}"))
     if isinstance(draw, int) and isinstance(batch, int) and batch > 0 and "instruction_tuning" in here:

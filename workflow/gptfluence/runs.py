@@ -16,6 +16,8 @@ from gptfluence.sources import mislabelled_task, without_paths
 
 RANKINGS = ("gptfluence", "tracin", "loss")
 """By what labels are checked, beside random orders."""
+SAMPLED: tuple[Metric, ...] = ("bleu", "rouge_l")
+"""Metrics of sampled texts: part of their variance is the sampling's."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Run:
     train_tasks: tuple[str, ...]
     test_tasks: tuple[str, ...]
     pool: str  # the part of each task that is drawn from: pool | unseen_pool
-    split: str  # fit | validate | held_out | unseen | subset | noisy | corrected
+    split: str  # fit | validate | held_out | unseen | repeat | subset | noisy | corrected
     seed: int
     draw_seed: int
     order_seed: int
@@ -92,6 +94,12 @@ class Group:
     metrics: tuple[str, ...]
     runs: tuple[Run, ...]
 
+    @property
+    def repeats(self) -> list[tuple[Run, Run]]:
+        """Each run that is repeated, and its repeat: the first held-out ones are."""
+        held_out, repeats = ([run for run in self.runs if run.split == split] for split in ("held_out", "repeat"))
+        return list(zip(held_out, repeats, strict=False))
+
 
 @dataclass(frozen=True)
 class Gang:
@@ -137,11 +145,10 @@ def make_groups(
                     _run(params, settings, scenario, model, unit, train_tasks, test_tasks, split, number)
                     for split, number in _numbers(settings)
                 ]
+                members += _repeat_runs(params, members, settings.runs.repeats)
                 members += _subset_runs(params, members[0], setting(settings.subsets, model, unit))
                 members = [_hashed(params, run, tasks, models[model]) for run in members]
-                metrics = tuple(
-                    m for m in ("loss", "bleu", "rouge_l") if any(m in params.metrics(t) for t in test_tasks)
-                )
+                metrics = tuple(m for m in ("loss", *SAMPLED) if any(m in params.metrics(t) for t in test_tasks))
                 groups[group] = Group(group, scenario, model, train_tasks, test_tasks, metrics, tuple(members))
     if noisy:
         members = [_hashed(params, run, tasks, models[noisy.model]) for run in _noisy_runs(params, noisy)]
@@ -255,6 +262,29 @@ def _seeds(params: Params, number: int) -> dict[str, int]:
         "init_seed": params.dynamics.init_seed + number,
         "generation_seed": params.dynamics.generation_seed + number,
     }
+
+
+_FIRST_REPEAT = 1_000_000  # beyond the numbers of all other runs
+
+
+def _repeat_runs(params: Params, runs: list[Run], repeats: int) -> list[Run]:
+    """Return the first held-out runs with other seeds of what is sampled: the same weights, other texts.
+
+    Only tests with sampled texts are measured; none is repeated in a group without them.
+    """
+    held_out = [run for run in runs if run.split == "held_out"][:repeats]
+    sampled = tuple(task for task in runs[0].test_tasks if set(params.metrics(task)) & set(SAMPLED))
+    return [
+        dataclasses.replace(
+            run,
+            run_id=f"{run.run_id}-repeat",
+            gang=_gang(params, run.model, f"{run.group}.repeats", position),
+            test_tasks=sampled,
+            split="repeat",
+            generation_seed=run.generation_seed + _FIRST_REPEAT,
+        )
+        for position, run in enumerate(held_out if sampled else ())
+    ]
 
 
 _FIRST_SUBSET = 10_000  # beyond the numbers of all other runs

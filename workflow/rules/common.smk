@@ -283,14 +283,19 @@ def inputs_of_corrections(wildcards):
     )
 
 
-def files_of_runs(runs):
-    """The manifests and curricula of some runs, but no manifest of shards that stand without it."""
+def manifests_of_runs(runs):
+    """The manifests of some runs, but none of shards that stand without it."""
     manifests = {}
     for run in runs:
         manifest = DESIGN.gangs[run.gang].manifest
         if Path(manifest).exists() or not Path(run.shard).exists():
             manifests[manifest] = None
-    return [*manifests, *(run.curriculum for run in runs)]
+    return list(manifests)
+
+
+def files_of_runs(runs):
+    """The manifests and curricula of some runs."""
+    return [*manifests_of_runs(runs), *(run.curriculum for run in runs)]
 
 
 def inputs_of_fit(wildcards):
@@ -331,7 +336,9 @@ def inputs_of_stage(files, stage):
 
 
 def inputs_of_scores(wildcards):
-    return inputs_of_stage(simulations(), "scores")
+    pairs = [pair for group in DESIGN.groups.values() for pair in group.repeats]
+    shards = manifests_of_runs([run for pair in pairs for run in pair])
+    return inputs_of_stage([*simulations(), *shards], "scores")
 
 
 def inputs_of_judged_attribution(wildcards):

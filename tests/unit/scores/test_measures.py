@@ -189,3 +189,99 @@ def test_skill_of_each_run_gives_the_spread_over_runs(arrays):
     score = measures.skill(*arrays, measures.resample_counts(RUNS, 3, 1))
     by_run = [naive("skill", *(array[[r]] for array in arrays)) for r in range(RUNS)]
     assert score.std_over_runs == pytest.approx(np.std(by_run))
+
+
+# ------------------------------------------------------------------------------------------ noise of what is sampled
+
+
+@pytest.fixture
+def noisy():
+    """Expected values, measured twice, their noise 2 and their spread over runs 0.8; a mean curve of 6 fitting runs."""
+    rng = np.random.default_rng(5)
+    runs, steps, tests = 12, 40, 50
+    base = rng.normal(0, 3, (steps, tests))
+    expected, fitted = (base + rng.normal(0, 0.8, (n, steps, tests)) for n in (runs, 6))
+    # Far from normal, as is what a text scores: now and then a hit.
+    measured, again = (expected + 2 * rng.choice([-0.5, 2.0], expected.shape, p=[0.8, 0.2]) for _ in range(2))
+    curve = (fitted + rng.normal(0, 2, fitted.shape)).mean(axis=0)
+    return expected, measured, again, np.broadcast_to(curve, measured.shape)
+
+
+def test_sampling_noise_and_ceilings_are_the_scores_of_who_knows_all_else(noisy):
+    expected, measured, again, curve = noisy
+    counts = measures.resample_counts(len(measured), 200, 1)
+    noise = measures.sampling_noise(measured, again, counts)
+    assert noise.value == pytest.approx(np.mean([(a - b) ** 2 / 2 for a, b in zip(measured, again, strict=True)]))
+    assert noise.value == pytest.approx(4, rel=0.02) and noise.n_runs == 12
+    low, high = noise.interval(0.95)
+    assert low < 4 < high < low * 1.1
+
+    ceiling = measures.skill_ceiling(noise, measured, curve, counts)
+    known = measures.skill(expected, measured, curve, counts)
+    assert ceiling.value == pytest.approx(known.value, abs=0.02)
+    assert ceiling.interval(0.95)[0] < known.value < ceiling.interval(0.95)[1]
+
+    correlation = measures.correlation_ceiling(measured, again, counts)
+    known = measures.across_run_correlation(expected, measured, counts)
+    assert correlation.value == pytest.approx(known.value, abs=0.02)
+    assert correlation.value == pytest.approx(0.8 / math.hypot(0.8, 2), abs=0.02)
+
+
+def test_without_influence_what_is_explainable_is_the_mean_curves_error(noisy):
+    curve = noisy[3]
+    rng = np.random.default_rng(0)
+    once, twice = (curve + rng.normal(0, 2, curve.shape) for _ in range(2))
+    of_six = curve + rng.normal(0, 2, (1, *curve.shape[1:])) / math.sqrt(6)
+    counts = measures.resample_counts(len(once), 200, 1)
+    noise = measures.sampling_noise(once, twice, counts)
+    assert measures.skill_ceiling(noise, once, of_six, counts).value == pytest.approx(1 / 7, abs=0.02)
+    assert measures.correlation_ceiling(once, twice, counts).value < 0.15
+
+
+def test_noise_of_some_of_the_runs_is_resampled_with_them(noisy):
+    _, measured, again, curve = noisy
+    counts = measures.resample_counts(len(measured), 60, 7)
+    drawn = np.random.default_rng(7).integers(0, 12, (60, 12))
+    places = [0, 1, 2]
+    noise = measures.sampling_noise(measured[places], again[places], counts[:, places])
+    ceiling = measures.skill_ceiling(noise, measured, curve, counts)
+    assert noise.n_runs == ceiling.n_runs == 3
+    for n, runs in enumerate(drawn):
+        repeated = runs[np.isin(runs, places)]
+        if not len(repeated):
+            assert np.isnan(ceiling.samples[n])
+            continue
+        variance = np.mean((measured[repeated] - again[repeated]) ** 2) / 2
+        error = np.mean((curve[runs] - measured[runs]) ** 2)
+        assert ceiling.samples[n] == pytest.approx(1 - variance / error)
+
+
+def test_explained_share_is_of_what_the_ceiling_leaves(noisy):
+    expected, measured, again, curve = noisy
+    counts = measures.resample_counts(len(measured), 200, 1)
+    noise = measures.sampling_noise(measured, again, counts)
+    ceiling = measures.skill_ceiling(noise, measured, curve, counts)
+    half = measures.skill((expected + curve) / 2, measured, curve, counts)
+    share = measures.explained_share(half, ceiling, 0.95)
+    assert share.value == pytest.approx(half.value / ceiling.value)
+    assert share.value == pytest.approx(0.75, abs=0.05)  # half the way leaves a quarter of the squared distance
+    assert share.samples == pytest.approx(half.samples / ceiling.samples)
+    low, high = share.interval(0.95)
+    assert low < share.value < high
+
+
+def test_there_is_no_share_of_a_ceiling_that_may_be_zero(noisy):
+    expected, measured, again, curve = noisy
+    counts = measures.resample_counts(len(measured), 200, 1)
+    skill = measures.skill(expected, measured, curve, counts)
+    noise = measures.sampling_noise(measured, again, counts)
+    for level in (0.0, -0.2):
+        ceiling = measures.Score(0.1, level + np.linspace(-0.1, 0.5, 200), 12)
+        assert measures.explained_share(skill, ceiling, 0.95).value is None
+    alone = measures.skill_ceiling(measures.Score(noise.value, noise.samples, 1), measured, curve, counts)
+    assert alone.value > 0 and measures.explained_share(skill, alone, 0.95).value is None
+    unknown = measures.skill(np.full_like(expected, np.nan), measured, curve, counts)
+    ceiling = measures.skill_ceiling(noise, measured, curve, counts)
+    assert measures.explained_share(unknown, ceiling, 0.95).value is None
+    nothing = measures.sampling_noise(np.full_like(again, np.nan), measured, counts)
+    assert measures.skill_ceiling(nothing, measured, curve, counts).value is None

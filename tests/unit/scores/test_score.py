@@ -21,7 +21,7 @@ def run(tmp_path, methods, **changes):
     write_simulations(path, methods, changes.pop("drop", None))
     spec = {
         "groups": {"g": {"scenario": "fine_tuning", "model": "nano-0.2m", "runs": SETTINGS}},
-        "files": [{"group": "g", "metric": "loss", "path": str(path)}],
+        "files": [{"group": "g", "metric": "loss", "path": str(path), "repeats": []}],
         "bootstrap_samples": 200,
         "bootstrap_seed": 1,
         "confidence": 0.9,

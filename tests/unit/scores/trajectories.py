@@ -34,14 +34,19 @@ def half_widths_of(method: str) -> list[float] | list[None]:
     return [0.2, 0.4, 0.8] if method == "simfluence" else [None] * 3
 
 
-def write_simulations(path: Path, methods: Methods, drop: Callable[[dict[str, Any]], bool] | None = None) -> None:
+def write_simulations(
+    path: Path,
+    methods: Methods,
+    drop: Callable[[dict[str, Any]], bool] | None = None,
+    tests: list[tuple[str, int]] = TESTS,
+) -> None:
     """Write a file of simulations with its rows in a shuffled order, without those that `drop` is true of."""
     rows = [
         {"method": m, "run_id": run, "task": task, "example": example, "metric": "loss", "step": t,
          "value": float(values[r, t, n]), **dict(zip(HALF_WIDTHS, half_widths_of(m), strict=True))}
         for m, (start, values) in methods.items()
         for r, run in enumerate(RUNS)
-        for n, (task, example) in enumerate(TESTS)
+        for n, (task, example) in enumerate(tests)
         for t in range(start, STEPS + 1)
     ]  # fmt: skip
     rows = [row for row in rows if drop is None or not drop(row)]

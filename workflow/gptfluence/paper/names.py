@@ -22,6 +22,7 @@ MEASURES = {
     "all_steps_mae": "All-steps MAE",
     "final_step_spearman": "Final-step Spearman",
     "skill": "Skill",
+    "explained_share": "Share of explainable",
     "across_run_correlation": "Across-run correlation",
     "lds": "LDS",
     "tail_patch": "Tail-patch",

@@ -8,7 +8,7 @@ is computed for all resamples at once from a few statistics of each run, so a th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +138,60 @@ def across_run_correlation(predicted: Array, measured: Array, counts: Array) -> 
     return Score(float(values[0]), values[1:], runs)
 
 
+def sampling_noise(measured: Array, repeated: Array, counts: Array) -> Score:
+    """Return the variance of a metric that its sampling alone makes: the MSE of a simulator that knows all else.
+
+    Two measurements of the same weights differ by twice that variance on average, whatever their distribution.
+
+    Args:
+        measured, repeated: of the same runs, texts sampled independently.
+        counts: [resamples, these runs].
+    """
+    return _mean_error(np.square(_difference(measured, repeated)).mean(axis=1) / 2, counts)
+
+
+def skill_ceiling(noise: Score, measured: Array, mean_curve: Array, counts: Array) -> Score:
+    """Return the highest skill that any simulator could have: 1 - `sampling_noise` / MSE of the mean curve.
+
+    No simulator knows what is sampled, so its MSE is that noise and more. What is left counts as explainable: what the
+    curricula do, and the error of the mean curve, which is the mean of few runs: without any influence the ceiling is
+    1 / (1 + fitting runs).
+
+    Args:
+        noise: on the same steps and tests, of all or some of the runs, by the same resamples.
+    """
+    reference = all_steps_mse(mean_curve, measured, counts)
+    if noise.value is None or not reference.value:
+        return _undefined(counts)
+    return Score(1 - noise.value / reference.value, 1 - _ratio(noise.samples, reference.samples), noise.n_runs)
+
+
+def correlation_ceiling(measured: Array, repeated: Array, counts: Array) -> Score:
+    """Return the highest across-run correlation that any simulator could have.
+
+    It is the root of that of two measurements of the same weights (Spearman's correction for attenuation, 1904).
+    """
+    found = across_run_correlation(repeated, measured, counts)
+    if found.value is None:
+        return found
+    return replace(found, value=max(found.value, 0.0) ** 0.5, samples=np.sqrt(np.maximum(found.samples, 0)))
+
+
+def explained_share(skill: Score, ceiling: Score, confidence: float) -> Score:
+    """Return skill / ceiling, the explained share of the variance that can be explained.
+
+    Not defined unless the ceiling's interval lies above 0: of nothing there are no shares.
+
+    Args:
+        ceiling: see `skill_ceiling`, on the same steps and tests, by the same resamples.
+    """
+    low, _ = ceiling.interval(confidence)
+    if skill.value is None or ceiling.value is None or low is None or low <= 0:
+        return replace(ceiling, value=None)
+    positive = np.where(ceiling.samples > 0, ceiling.samples, np.nan)
+    return Score(skill.value / ceiling.value, skill.samples / positive, ceiling.n_runs)
+
+
 def average(scores: Sequence[Score | None], n_runs: int) -> Score:
     """Return the unweighted mean of a measure over tasks; not defined unless it is for every task."""
     present = [score for score in scores if score is not None]
@@ -161,7 +215,7 @@ def _mean_error(errors: Array, counts: Array) -> Score:
     if not np.isfinite(errors).all():
         return _undefined(counts)
     by_run = errors.mean(axis=1)
-    samples = counts @ by_run / len(by_run)
+    samples = _ratio(counts @ by_run, counts.sum(axis=1))
     return Score(float(by_run.mean()), samples, len(by_run), float(errors.std()), float(by_run.std()))
 
 

@@ -18,7 +18,9 @@ from gptfluence.io import digest, write_json, write_parquet, write_text
 from gptfluence.scores import measures
 from gptfluence.scores.curves import ExampleRun, write_curves
 from gptfluence.scores.measures import Score
+from gptfluence.scores.repeats import read_repeats
 from gptfluence.scores.simulations import Simulations, read_simulations
+from gptfluence.scores.words import CEILING
 from gptfluence.words import AVERAGE, COVERAGES, MEASURED
 
 LOG = logging.getLogger("gptfluence")
@@ -33,16 +35,21 @@ SCHEMA = pa.schema(
 )
 
 
+Scores = dict[tuple[str, str, str], Score]
+"""By task, method and measure."""
+
+
 def score_simulations(
     spec: dict[str, Any], scores_output: Path, curves_output: Path, metrics_output: Path, summary_output: Path
 ) -> None:
     """Score every method on every task, and on the average of the tasks; keep one run's trajectories for figures.
 
     Args:
-        spec: groups {group: {scenario, model, runs {run_id: seen | unseen_train}}}, files [{group, metric, path}],
-            bootstrap_samples, bootstrap_seed, confidence.
+        spec: groups {group: {scenario, model, runs {run_id: seen | unseen_train}}}, files [{group, metric, path,
+            repeats (see `read_repeats`)}], bootstrap_samples, bootstrap_seed, confidence.
         scores_output: Parquet, one row for each (scenario, model, task, metric, method, setting, measure). A row
-            whose task is `average` is the unweighted mean over the tasks, where all of them have a value.
+            whose task is `average` is the unweighted mean over the tasks, where all of them have a value. Where runs
+            are repeated, the method `scores.words.CEILING` is one that knows all but what is sampled.
         curves_output: Parquet, the trajectories of each group's first held-out run (by name); see `scores.curves`.
         metrics_output: JSON {scenario: {model: {metric: {method: {measure: average over tasks}}}}}, seen runs only.
         summary_output: CSV, the same numbers, a line for each (scenario, model, metric, method), named by these.
@@ -51,7 +58,7 @@ def score_simulations(
         UserError: a file is missing, damaged or incomplete, or holds other runs than its group.
     """
     # (scenario, model, metric, setting) -> (task, method, measure) -> score
-    cells: dict[tuple[str, ...], dict[tuple[str, str, str], Score]] = defaultdict(dict)
+    cells: dict[tuple[str, ...], Scores] = defaultdict(dict)
     sizes: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)  # ... -> task -> test examples
     runs: dict[tuple[str, ...], set[str]] = defaultdict(set)
     curves: dict[ExampleRun, Simulations] = {}
@@ -75,7 +82,11 @@ def score_simulations(
             seed = [spec["bootstrap_seed"], int(digest([file["group"], setting]), 16)]
             counts = measures.resample_counts(len(members), spec["bootstrap_samples"], seed)
             key = (group["scenario"], group["model"], file["metric"], setting)
-            cells[key] |= _score_file(file, simulations, members, counts)
+            scores = _score_file(file, simulations, members, counts)
+            if file["repeats"] and setting == "seen":
+                again = measures.resample_counts(len(file["repeats"]), spec["bootstrap_samples"], seed)
+                scores |= _score_noise(file, simulations, members, counts, again, scores, spec["confidence"])
+            cells[key] |= scores
             runs[key] |= set(members)
             for task in np.unique(simulations.tasks):
                 sizes[key][str(task)] = int((simulations.tasks == task).sum())
@@ -102,8 +113,8 @@ def score_simulations(
 
 def _score_file(
     file: dict[str, Any], simulations: Simulations, members: list[str], counts: NDArray[np.float64]
-) -> dict[tuple[str, str, str], Score]:
-    """Score one file's methods on the runs `members`: {(task, method, measure): score}."""
+) -> Scores:
+    """Score one file's methods on the runs `members`."""
     run = [simulations.runs.index(name) for name in members]
     start = dict(zip(simulations.methods, simulations.starts, strict=True))
     scores = {}
@@ -132,7 +143,52 @@ def _score_file(
     return scores
 
 
-def _averages(scores: dict[tuple[str, str, str], Score], n_runs: int) -> dict[tuple[str, str, str], Score]:
+def _score_noise(
+    file: dict[str, Any],
+    simulations: Simulations,
+    members: list[str],
+    counts: NDArray[np.float64],
+    repeat_counts: NDArray[np.float64],
+    scores: Scores,
+    confidence: float,
+) -> Scores:
+    """Score a simulator that knows all but what is sampled, and which share of its skill the others have.
+
+    Args:
+        counts, repeat_counts: [resamples, members] and [resamples, repeated runs].
+        scores: of the file's methods on `members`.
+    """
+    names, sizes = np.unique(simulations.tasks, return_counts=True)
+    measured, repeated = read_repeats(file["repeats"], file["metric"], tuple(names.tolist()), tuple(sizes.tolist()))
+    run = [simulations.runs.index(name) for name in members]
+    places = [members.index(pair[0]["run_id"]) for pair in file["repeats"]]
+    found: Scores = {}
+    for task in names.tolist():
+        tests = simulations.tasks == task
+
+        def values(method: str, first: int, tests: NDArray[np.bool_] = tests) -> NDArray[np.float64]:
+            return simulations.of(method)[run][:, first:, tests].astype(float)
+
+        def noise(first: int, tests: NDArray[np.bool_] = tests) -> Score:
+            once, again = (part[:, first:, tests] for part in (measured, repeated))
+            return measures.sampling_noise(once, again, counts[:, places])
+
+        found[task, CEILING, "all_steps_mse"] = noise(1)
+        once, again = (part[:, 1:, tests] for part in (measured, repeated))
+        found[task, CEILING, "across_run_correlation"] = measures.correlation_ceiling(once, again, repeat_counts)
+        for method, first in zip(simulations.methods, simulations.starts, strict=True):
+            if method == MEASURED or scores[task, method, "skill"].value is None:
+                continue
+            ceiling = measures.skill_ceiling(noise(first), values(MEASURED, first), values("mean_curve", first), counts)
+            if method == "mean_curve":
+                found[task, CEILING, "skill"] = ceiling
+            found[task, method, "explained_share"] = measures.explained_share(
+                scores[task, method, "skill"], ceiling, confidence
+            )
+    return found
+
+
+def _averages(scores: Scores, n_runs: int) -> Scores:
     """Average each method's measures over all tasks that any method is scored on."""
     tasks = sorted({task for task, _, _ in scores})
     pairs = sorted({(method, measure) for _, method, measure in scores})

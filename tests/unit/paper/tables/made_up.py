@@ -46,6 +46,18 @@ def make_scores(
     return rows
 
 
+def make_noise(model: str = "nano-0.2m", repeats: int = 2) -> Frame:
+    """What repeated runs add to the scores of BLEU in instruction tuning: a ceiling, and shares of it."""
+    common = {"scenario": "instruction_tuning", "model": model, "metric": "bleu", "setting": "seen", "n_examples": 20}
+    values = {("ceiling", "all_steps_mse"): 0.01, ("ceiling", "skill"): 0.25, ("gptfluence", "explained_share"): 0.125}
+    return [
+        common | {"task": task, "method": method, "measure": measure, "value": value, "n_runs": repeats,
+                  "low": value - 0.01, "high": value + 0.01, "std_over_trajectories": None, "std_over_runs": None}
+        for (method, measure), value in values.items()
+        for task in (*TASKS, "average")
+    ]  # fmt: skip
+
+
 def write(folder: Path, table: str, rows: Frame, **changes: Any) -> dict[str, str]:
     """Write a table from the rows of scores; return its text by form."""
     write_parquet(folder / "scores.parquet", pa.Table.from_pylist(rows, SCHEMA), {})

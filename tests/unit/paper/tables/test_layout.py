@@ -2,7 +2,7 @@
 
 from gptfluence.paper.tables.frame import make_frame
 from gptfluence.paper.tables.layout import make_block, make_notes
-from made_up import content_of, make_scores
+from made_up import content_of, make_noise, make_scores
 
 
 def test_the_papers_rows_stand_below_ours_of_the_same_model() -> None:
@@ -55,3 +55,29 @@ def test_what_gradients_are_given_and_what_is_wrong_with_the_papers_is_noted() -
             notes = " ".join(make_notes(frame, scenario, "nano"))
             assert ("at the weights of the run that they predict" in notes) == ("tracin" in methods)
             assert ("artefacts of the published code" in notes) == published
+
+
+def test_the_noise_ceiling_stands_below_all_methods_and_is_no_rival() -> None:
+    scores = make_scores() + make_noise()
+    frame = make_frame("table_3", content_of("table_3"), scores)
+    block = make_block(frame, "all_steps_mse", ("bleu", "rouge_l"), ["nano-0.2m"])
+    lines = [line for line in block.lines if line.section == "nano-0.2m"]
+    assert lines[-1].method == "Noise ceiling" and [line.method for line in lines].count("Noise ceiling") == 1
+    assert not any(lines[-1].bold) and lines[3].method == "GPTfluence (bilinear)" and lines[3].bold[0]
+    heads = [head for metric, head in block.columns if metric == "BLEU"]
+    assert heads[-3:] == ["Skill", "Share of explainable", "Across-run correlation"]
+    cells = dict(zip(block.columns, lines[-1].cells, strict=True))
+    assert cells["BLEU", "WebNLG"] == cells["BLEU", "Average"] == "0.0100"
+    assert cells["BLEU", "Skill"] == "0.250"
+    assert cells["BLEU", "Share of explainable"] == cells["ROUGE-L", "Skill"] == "–"
+    assert dict(zip(block.columns, lines[3].cells, strict=True))["BLEU", "Share of explainable"] == "0.125"
+    notes = " ".join(make_notes(frame, "instruction_tuning", "nano"))
+    assert "3 held-out runs" in notes and "Noise ceiling: 2 of these runs were trained twice" in notes
+
+
+def test_without_repeats_nothing_is_said_of_noise() -> None:
+    frame = make_frame("table_3", content_of("table_3"), make_scores())
+    block = make_block(frame, "all_steps_mse", ("bleu",), ["nano-0.2m"])
+    assert "Noise ceiling" not in [line.method for line in block.lines]
+    assert ("BLEU", "Share of explainable") not in block.columns
+    assert "Noise" not in " ".join(make_notes(frame, "instruction_tuning", "nano"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gptfluence.paper.published import load_published
 from gptfluence.paper.tables.page import Frame, is_best
+from gptfluence.scores.words import CEILING
 
 PAPER_METHODS = {
     "tracin_cp_10": "TracIn-CP (10-steps)",
@@ -47,7 +48,8 @@ def make_frame(table: str, content: Content, scores: Frame) -> Frame:
     ]
     for row in ours:
         rivals = [r for r in ours if all(r[k] == row[k] for k in ("model", "task", "metric", "measure"))]
-        row["bold"] = is_best(row, rivals)
+        rivals = [r for r in rivals if r["method"] != CEILING]
+        row["bold"] = row in rivals and is_best(row, rivals)
     paper: Frame = []
     for number in load_published():
         if number.table == table:

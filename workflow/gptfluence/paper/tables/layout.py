@@ -19,10 +19,12 @@ from gptfluence.paper.names import (
 )
 from gptfluence.paper.tables.frame import COLUMNS, PAPER_METHODS, Content, make_frame
 from gptfluence.paper.tables.page import Block, Frame, Line, Page, number_form
+from gptfluence.scores.words import CEILING
 from gptfluence.words import AVERAGE
 
 BLOCKS = ("all_steps_mse", "all_steps_mae", "final_step_spearman")
-"""The measures that the paper prints; skill and across-run correlation stand beside the first."""
+"""The measures that the paper prints; skill, its share of what is explainable, where that is known, and across-run
+correlation stand beside the first."""
 
 _KIN = {
     "tracin_cp_10": ("tracin_cp",),
@@ -62,7 +64,10 @@ def make_block(frame: Frame, measure: str, metrics: tuple[str, ...], models: lis
         for task in [*sort_tasks(r["task"] for r in frame if r["metric"] == metric and r["task"] != AVERAGE), AVERAGE]
     ]
     if measure == BLOCKS[0]:
-        columns += [(metric, AVERAGE, extra) for metric in metrics for extra in ("skill", "across_run_correlation")]
+        share = ["explained_share"] * any(row["measure"] == "explained_share" for row in frame)
+        extras = ["skill", *share, "across_run_correlation"]
+        columns += [(metric, AVERAGE, extra) for metric in metrics for extra in extras]
+    names = METHODS | {CEILING: "Noise ceiling"}
     cells = {tuple(r[k] for k in ("source", "model", "method", "metric", "task", "measure")): r for r in frame}
 
     def line(source: str, model: str, method: str, rule: bool) -> Line:
@@ -70,7 +75,7 @@ def make_block(frame: Frame, measure: str, metrics: tuple[str, ...], models: lis
         paper = source == "paper"
         return Line(
             section=f"paper, {PAPER_MODELS[model]}" if paper else model,
-            method=PAPER_METHODS[method] if paper else METHODS.get(method, method),
+            method=PAPER_METHODS[method] if paper else names.get(method, method),
             cells=tuple(_cell(row) for row in rows),
             bold=tuple(bool(row and row["bold"]) for row in rows),
             paper=paper,
@@ -79,11 +84,13 @@ def make_block(frame: Frame, measure: str, metrics: tuple[str, ...], models: lis
 
     lines: list[Line] = []
     for model in models:
-        methods = sort_methods(r["method"] for r in frame if r["source"] == "ours" and r["model"] == model)
+        found = {r["method"] for r in frame if r["source"] == "ours" and r["model"] == model}
+        methods = sort_methods(found - {CEILING})
         rows = [("ours", method) for method in methods]
         for published in _published_methods(frame, model) if methods else ():
             kin = [i for i, (source, method) in enumerate(rows) if source == "ours" and method in _KIN[published]]
             rows.insert(kin[-1] + 1 if kin else len(rows), ("paper", published))
+        rows += [("ours", CEILING)] if CEILING in found else []
         lines += [line(source, model, method, i == 0 and bool(lines)) for i, (source, method) in enumerate(rows)]
     ours = {row["model"] for row in frame if row["source"] == "ours"}
     others = [model for model in PAPER_MODELS if model not in ours]
@@ -120,6 +127,17 @@ def make_notes(frame: Frame, scenario: str, scale: str) -> list[str]:
         replayed.append(
             "TracIn and Grad-Dot are given what no simulator is: gradients at the weights of the run that they predict."
         )
+    noise = [row for row in ours if row["method"] == CEILING]
+    ceiling = []
+    if noise:
+        repeats = _span(row["n_runs"] for row in noise)
+        ceiling.append(
+            f"Noise ceiling: {repeats} of these runs were trained twice, with equal weights and other texts sampled. "
+            "The variance that this makes is the least MSE of any simulator; what is left of the mean curve's MSE is "
+            "explainable: the highest skill. Share of explainable: skill / that of the ceiling, where the ceiling's "
+            "interval lies above 0."
+        )
+        ours = [row for row in ours if row["method"] != CEILING]
     runs = _span(row["n_runs"] for row in ours if row["measure"] == "all_steps_mse")
     examples = _span(row["n_examples"] for row in ours)
     return [
@@ -129,6 +147,7 @@ def make_notes(frame: Frame, scenario: str, scale: str) -> list[str]:
         "Skill: 1 - MSE / MSE of the mean curve, which ignores the training examples; a simulator whose skill is not "
         "above 0 has not learned influence. Across-run correlation: predicted against measured deviations from the "
         "mean over the held-out runs. Both are averages over tasks.",
+        *ceiling,
         *replayed,
         *paper,
     ]

@@ -1,0 +1,6 @@
+"""Words in the columns of scores alone, so that simulations do not depend on them as on `gptfluence.words`."""
+
+from __future__ import annotations
+
+CEILING = "ceiling"
+"""What a simulator is called, in the column of methods, that knows all but the noise of sampled texts."""
