@@ -94,9 +94,10 @@ class Bilinear(Simulator):
         examples = curricula.examples[fitting]
         train = unit_length(features.train, features.train[np.unique(examples)])
         test = unit_length(features.test, features.test)
-        steps = aggregate(train, examples, self.aggregation)[:, self.start - 1 :].reshape(-1, train.shape[1])
+        steps = aggregate(train, examples, self.aggregation)[:, self.start - 1 :]
         if not (steps.any() and test.any()):
             raise UserError("the bilinear simulator needs features of the examples; the fit was given none, or zeros")
+        steps = steps.reshape(-1, train.shape[1])
 
         # The ridge solution lies in the span of the features: fit in an orthonormal basis of each side's.
         _, weights, basis = _thin_svd(steps)
