@@ -133,15 +133,34 @@ def test_a_mlp_that_explodes_is_confined() -> None:
     assert np.abs(simulated).max() < 3 * np.abs(dynamics.values).max()
 
 
-def test_sums_are_confined_too() -> None:
-    """Scores in the unit of the loss, a hundred thousand times too large."""
-    dynamics, curricula, features = planted(runs=5)
-    simulator = make_method("grad_dot", METHOD_SETTINGS["grad_dot"])
-    simulator.fit(dynamics, replace(curricula, rates=1e5 * curricula.rates), features)
-    simulated = simulator.simulate(replace(curricula, rates=1e5 * curricula.rates), dynamics.values[:, :1])
+@pytest.mark.parametrize("method", ["grad_dot", "gradient_response"])
+def test_sums_are_confined_too(method: str) -> None:
+    """Learning rates a million times those of the fit."""
+    dynamics, curricula, features = planted(runs=8)
+    simulator = make_method(method, METHOD_SETTINGS[method])
+    simulator.fit(dynamics, curricula, features)
+    simulated = simulator.simulate(replace(curricula, rates=1e6 * curricula.rates), dynamics.values[:, :1])
     low, high = bounds(extent_of(dynamics), dynamics.values[:, :1])
     assert (simulated == low[:, None]).any() and (simulated == high[:, None]).any()
     assert (simulated >= low[:, None]).all() and (simulated <= high[:, None]).all()
+    np.testing.assert_array_equal(simulated[:, :1], dynamics.values[:, :1])
+
+
+@pytest.mark.parametrize("method", ["gptfluence", "gradient_response", "predicted_curve"])
+def test_what_is_transferred_is_confined_by_the_fitting_runs(method: str) -> None:
+    """To tests whose features and gradients are a million times as large."""
+    dynamics, curricula, features = planted(runs=8)
+    simulator = make_method(method, METHOD_SETTINGS[method])
+    simulator.fit(dynamics, curricula, features)
+    assert features.kernels is not None
+    kernels = replace(features.kernels, values={name: 1e6 * k for name, k in features.kernels.values.items()})
+    first = dynamics.values[:, : simulator.start]
+    other = simulator.transfer(replace(features, test=1e6 * features.test, kernels=kernels), first[0, 0])
+    assert other is not None
+    simulated = other.simulate(curricula, first)
+    low, high = bounds(extent_of(dynamics), first)
+    assert (simulated >= low[:, None]).all() and (simulated <= high[:, None]).all()
+    assert (simulated == low[:, None]).any() or (simulated == high[:, None]).any()
 
 
 def test_it_is_said_how_many_were_confined(caplog: pytest.LogCaptureFixture) -> None:

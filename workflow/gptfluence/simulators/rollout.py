@@ -33,7 +33,7 @@ def roll_out(alpha: Array, beta: Array, first_values: Array, extent: Array = UNB
     Args:
         alpha: [order, runs, steps, tests]; ``alpha[j - 1, :, t - 1]`` weighs m_{t-j} in step t.
         beta: [runs, steps, tests], in the metric's unit.
-        first_values: [runs, start, tests], start <= order (or 1 where order is 0), the metric at steps 0 ..
+        first_values: [runs, start, tests], start <= order, the metric at steps 0 ..
             start - 1.
         extent: [2], of the fitting runs' values: a step that leaves the `bounds` around it ends at them, and the
             next goes on from there.
@@ -46,11 +46,14 @@ def roll_out(alpha: Array, beta: Array, first_values: Array, extent: Array = UNB
     values = np.empty((runs, steps + 1, tests))
     values[:, :start] = first_values
     low, high = bounds(extent, first_values)
+    now = values[:, start - 1].copy()
+    part = np.empty_like(now)
     with np.errstate(over="ignore", invalid="ignore"):
         for t in range(start, steps + 1):
-            now = beta[:, t - 1].copy()
-            for j in range(1, min(len(alpha), t) + 1):
-                now += alpha[j - 1, :, t - 1] * values[:, t - j]
+            now *= alpha[0, :, t - 1]
+            now += beta[:, t - 1]
+            for j in range(2, min(len(alpha), t) + 1):
+                now += np.multiply(alpha[j - 1, :, t - 1], values[:, t - j], out=part)
             # Unlike minimum and maximum these make a bound of nan, which is inf - inf.
             np.fmax(np.fmin(now, high, out=now), low, out=now)
             values[:, t] = now

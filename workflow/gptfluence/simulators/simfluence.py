@@ -93,14 +93,15 @@ class Simfluence(Simulator):
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from one given value; see `Simulator.simulate`."""
-        runs, steps, _ = curricula.examples.shape
-        alpha = np.full((1, runs, steps, first_values.shape[2]), self.prior)
-        beta = np.zeros(alpha.shape[1:])
-        if "A" in self.factors:
-            alpha[0] += aggregate(self.factors["A"], curricula.examples, self.aggregation)
-        if "B" in self.factors:
-            beta += aggregate(self.factors["B"], curricula.examples, self.aggregation)
-        return roll_out(alpha, beta, first_values, self.extent)
+        shape = (*curricula.examples.shape[:2], first_values.shape[2])
+        alpha, beta = (
+            aggregate(self.factors[name], curricula.examples, self.aggregation)
+            if name in self.factors
+            else np.zeros(shape)
+            for name in ("A", "B")
+        )
+        alpha += self.prior
+        return roll_out(alpha[None], beta, first_values, self.extent)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the factors ([train, tests] each), the extent and the settings with the chosen strength."""
