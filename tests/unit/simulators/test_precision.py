@@ -82,10 +82,10 @@ def test_roundings_do_not_grow_while_networks_train() -> None:
 
 
 def test_saved_arrays_keep_their_precision() -> None:
-    """What is fitted stays float64; scores, kernels and networks come as float32 and stay so."""
+    """What is fitted is float64, and so are features; scores, kernels and networks come as float32 and stay so."""
     for name, settings in METHOD_SETTINGS.items():
         simulator = make_method(name, settings)
-        simulator.fit(*planted(runs=5))
+        simulator.fit(*rounded(*planted(runs=5)))
         arrays = simulator.state()[0]
         single = {array for array, values in arrays.items() if values.dtype == np.float32}
         given = {"scores", "sgd", "adamw", "weight_1", "weight_2", "bias_1", "bias_2"}

@@ -100,6 +100,7 @@ FORMS = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("strength", [1e-300, 1e-9, 1e-3, 1.0, 1e9])
 @pytest.mark.parametrize("form", FORMS)
 def test_no_strength_explodes(form: str, strength: float) -> None:
@@ -189,10 +190,20 @@ def test_a_fit_that_does_not_explode_is_chosen_though_confining_would_hide_it() 
         simulator.extent = UNBOUNDED
         errors.append(validation_mse(simulator, dynamics, curricula))
     simulator = make_method("all", settings | {"strengths": (1e-3, 1.0, 1e3)})
-    for _ in range(2):  # bounds of a former fit do not matter
-        simulator.fit(dynamics, curricula, features)
-        assert simulator.strength == (1e-3, 1.0, 1e3)[int(np.argmin(errors))]
+    simulator.fit(dynamics, curricula, features)
+    assert simulator.strength == (1e-3, 1.0, 1e3)[int(np.argmin(errors))]
     assert max(errors) > 1e6 * min(errors)
+
+
+@pytest.mark.parametrize("method", ["simfluence", "gptfluence", "gptfluence_mlp"])
+def test_bounds_of_a_former_fit_choose_nothing(method: str) -> None:
+    dynamics, curricula, features = planted(runs=5, steps=25, train=40)
+    settings = METHOD_SETTINGS[method] | ({"learning_rates": (1e-3, 1e-2), "epochs": 60} if "mlp" in method else {})
+    again, fresh = make_method(method, settings), make_method(method, settings)
+    again.fit(replace(dynamics, values=1e-9 * dynamics.values), curricula, features)
+    for simulator in (again, fresh):
+        simulator.fit(dynamics, curricula, features)
+    assert again.state()[1] == fresh.state()[1]
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "mean"])

@@ -192,11 +192,7 @@ class _NormalEquations:
         self.solution = np.zeros_like(self.diagonal)
 
     def solve(self, strength: float) -> Array:
-        """Return all M as [k, p, q]; starts from the previous strength's solution.
-
-        A strength below the rounding error of the equations counts as that error.
-        """
-        strength = max(strength, float(self.diagonal.max(initial=0.0)) * np.finfo(float).eps)
+        """Return all M as [k, p, q]; starts from the previous strength's solution."""
         scaling = np.sqrt(self.diagonal + strength)
 
         def product(flat: Array) -> Array:
