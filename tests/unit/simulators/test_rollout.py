@@ -198,6 +198,8 @@ def test_a_fit_that_does_not_explode_is_chosen_though_confining_would_hide_it() 
 @pytest.mark.parametrize("method", ["simfluence", "gptfluence", "gptfluence_mlp"])
 def test_bounds_of_a_former_fit_choose_nothing(method: str) -> None:
     dynamics, curricula, features = planted(runs=5, steps=25, train=40)
+    noise = np.random.default_rng(1).normal(size=dynamics.values.shape)
+    dynamics = replace(dynamics, values=dynamics.values + 0.3 * noise)
     settings = METHOD_SETTINGS[method] | ({"learning_rates": (1e-3, 1e-2), "epochs": 60} if "mlp" in method else {})
     again, fresh = make_method(method, settings), make_method(method, settings)
     again.fit(replace(dynamics, values=1e-9 * dynamics.values), curricula, features)
