@@ -20,7 +20,7 @@ from gptfluence.identity import DYNAMICS_CODE, code_digest
 from gptfluence.io import digest, read_parquet, write_parquet
 from gptfluence.mislabels.rank import end_losses, flipped_labels, rank_mislabels, self_factors
 from gptfluence.mislabels.rankings import read_rankings
-from gptfluence.simulators.base import Curricula, Dynamics, Features
+from gptfluence.simulators.base import UNBOUNDED, Curricula, Dynamics, Features
 from gptfluence.simulators.bilinear import Bilinear
 from gptfluence.simulators.fit import fit_simulator
 from transformers import GPTNeoXForCausalLM
@@ -180,6 +180,7 @@ def test_a_self_factor_is_what_a_step_on_the_example_alone_multiplies_its_loss_w
     simulator = Bilinear(order, "given", aggregation, shrink_to, (0.1, 1.0))
     simulator.fit(dynamics, curricula, features)
     found = self_factors(simulator, features)
+    simulator.extent = UNBOUNDED  # factors can be read off what is not confined
     for i in range(train):
         alone = Curricula(np.full((1, order, 1), i))
         one, zero = (simulator.simulate(alone, np.full((1, order, tests), value))[0, -1, i] for value in (1.0, 0.0))

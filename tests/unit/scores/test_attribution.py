@@ -16,7 +16,7 @@ from gptfluence.errors import UserError
 from gptfluence.io import read_provenance, write_parquet
 from gptfluence.scores import attribution
 from gptfluence.scores.attribution import SCHEMA, fit_datamodel, judge_attribution, rank_correlations, top_mean
-from gptfluence.simulators.base import Curricula, Dynamics
+from gptfluence.simulators.base import UNBOUNDED, Curricula, Dynamics
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.simfluence import Simfluence
 from scipy import stats
@@ -383,8 +383,8 @@ def test_datamodel_is_the_additive_simulator_summed_over_the_run():
     dynamics, curricula, _ = subset_runs(30, noise=0.5)
     weights = -fit_datamodel(dynamics, curricula, 20)
     settings = {"variant": "additive", "aggregation": "sum", "shrink_to": "persistence", "strengths": (1.0,)}
-    factors = {"B": weights / 2}  # two epochs
-    simulator = Simfluence.from_state(factors, {"settings": settings, "chosen": {"strength": 1.0}})
+    arrays = {"B": weights / 2, "extent": UNBOUNDED}  # two epochs
+    simulator = Simfluence.from_state(arrays, {"settings": settings, "chosen": {"strength": 1.0}})
     simulated = simulator.simulate(curricula, dynamics.values[:, :1])
     sums = attribution.included_examples(curricula, 20) @ weights
     np.testing.assert_allclose(simulated[:, -1], dynamics.values[:, 0] + sums, atol=1e-9)

@@ -103,7 +103,8 @@ def test_with_equal_weights_it_is_simfluence_additive_with_given_factors() -> No
     curricula = Curricula(curricula.examples)  # at a rate of 1
     simulator.fit(dynamics, curricula, replace(features, attribution=same))
     settings = {"variant": "additive", "aggregation": "mean", "shrink_to": "persistence", "strengths": (1.0,)}
-    other = Simfluence.from_state({"B": -scores.astype(float)}, {"settings": settings, "chosen": {"strength": 1.0}})
+    arrays = {"B": -scores.astype(float), "extent": simulator.extent}
+    other = Simfluence.from_state(arrays, {"settings": settings, "chosen": {"strength": 1.0}})
     first = dynamics.values[:, :1]
     np.testing.assert_allclose(simulator.simulate(curricula, first), other.simulate(curricula, first), rtol=1e-12)
 

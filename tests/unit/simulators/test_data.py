@@ -52,6 +52,15 @@ def drop(condition):
     return lambda table: table.filter(pc.invert(condition(table)))
 
 
+def with_loss(value: float):
+    def change_one(table: pa.Table) -> pa.Table:
+        values = table["loss"].to_numpy().copy()
+        values[table["step"].to_numpy() == 3] = value
+        return table.set_column(3, "loss", pa.array(values))
+
+    return change_one
+
+
 PROBLEMS = {
     "stale": ("shard", None, "hash3"),
     "step missing": ("shard", drop(lambda t: pc.equal(t["step"], 4)), "step 4"),
@@ -65,6 +74,8 @@ PROBLEMS = {
     "empty": ("shard", lambda t: t.slice(0, 0), "empty"),
     "no column": ("shard", lambda t: t.drop_columns(["loss"]), "no column loss"),
     "null": ("shard", lambda t: t.set_column(3, "loss", pa.nulls(len(t), pa.float32())), "not measured"),
+    "nan": ("shard", with_loss(np.nan), "loss is nan at step 3"),
+    "infinity": ("shard", with_loss(-np.inf), "loss is -inf at step 3"),
     "batch of another step": (
         "curriculum",
         drop(lambda t: pc.and_(pc.equal(t["step"], 3), pc.equal(t["slot"], 1))),
@@ -99,6 +110,14 @@ def test_missing_features_are_named(tmp_path: Path) -> None:
     spec = write_group(tmp_path)
     change(spec["features"], drop(lambda t: pc.and_(pc.equal(t["part"], "unseen_pool"), pc.equal(t["example"], 5))))
     with pytest.raises(UserError, match=r"features\.parquet.*plain example 5"):
+        load_group(spec)
+
+
+def test_features_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    spec = write_group(tmp_path)
+    broken = pa.FixedSizeListArray.from_arrays(pa.array(np.full(3 * 34, np.nan, np.float32)), 3)
+    change(spec["features"], lambda t: t.set_column(4, "vector", broken))
+    with pytest.raises(UserError, match=r"features\.parquet: vectors are not finite"):
         load_group(spec)
 
 

@@ -19,6 +19,7 @@ def test_round_trip_gives_identical_simulations(name: str, tmp_path: Path) -> No
     loaded, provenance = load_simulator(path)
     assert provenance == {"group": "g"}
     assert type(loaded) is type(simulator) and loaded.start == simulator.start
+    np.testing.assert_array_equal(loaded.extent, simulator.extent)
     first = dynamics.values[:, : simulator.start]
     np.testing.assert_array_equal(loaded.simulate(curricula, first), simulator.simulate(curricula, first))
     assert loaded.state()[1] == simulator.state()[1]

@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from gptfluence.io import read_parquet, read_provenance
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.files import load_simulator
 from gptfluence.simulators.fit import fit_simulator
+from gptfluence.simulators.rollout import bounds
 from gptfluence.simulators.simulate import simulate_runs
 from gptfluence.words import HALF_WIDTHS
 from synthetic import METHOD_SETTINGS, chosen_runs, write_group
@@ -106,6 +108,25 @@ def test_a_run_without_a_replay_is_named(tmp_path: Path) -> None:
     paths, _ = write_replays(spec, tmp_path)
     with pytest.raises(UserError, match=f"no tracin of run {spec['runs'][1]['run_id']}"):
         simulate_runs(spec | {"simulators": {}, "replays": paths[:1]}, tmp_path / "s.parquet")
+
+
+def test_published_forms_say_how_many_roll_outs_were_confined(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = write_group(tmp_path)
+    settings = METHOD_SETTINGS["simfluence"] | {"aggregation": "sum", "shrink_to": "zero", "strengths": [1e-9]}
+    path = tmp_path / "s.safetensors"
+    fit_simulator(chosen_runs(spec, "fit", "validate") | {"method": "mine", "settings": settings}, path)
+    found = re.search(r"g loss mine, validation: (\d+) of 5 roll-outs went farther", caplog.text)
+    assert found and int(found[1]) > 0
+    caplog.clear()
+    others = chosen_runs(spec, "held_out", "unseen") | {"simulators": {"mine": str(path)}}
+    simulate_runs(others, tmp_path / "simulations.parquet")
+    simulator, provenance = load_simulator(path)
+    data = load_group(others | {"features": None})
+    simulated = simulator.simulate(data.curricula, data.dynamics.values[:, : simulator.start])
+    low, high = bounds(simulator.extent, data.dynamics.values[:, : simulator.start])
+    confined = ((simulated == low[:, None]) | (simulated == high[:, None])).any(axis=1).sum()
+    assert confined > 0 and f"g loss mine: {confined} of 10 roll-outs went farther" in caplog.text
+    assert np.isfinite(simulated).all() and np.isfinite(provenance["validation_mse"])
 
 
 def test_held_out_runs_cannot_change_a_fit(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
-from gptfluence.simulators.rollout import repeat_curve, roll_out
+from gptfluence.simulators.rollout import extent_of, repeat_curve, roll_out
 
 
 class Persistence(Simulator):
@@ -48,7 +48,9 @@ class GlobalAr1(Simulator):
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Fit slope and offset on one-step predictions; there is no hyper-parameter to choose."""
+        dynamics.check(validation=False)
         values = dynamics.values[~dynamics.validate]
+        self.extent = extent_of(dynamics)
         before, after = values[:, :-1].ravel(), values[:, 1:].ravel()
         centred = before - before.mean()
         variance = float(centred @ centred)
@@ -64,17 +66,18 @@ class GlobalAr1(Simulator):
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from one given value; see `Simulator.simulate`."""
         shape = (*curricula.examples.shape[:2], first_values.shape[2])
-        return roll_out(np.full((1, *shape), self.slope), np.full(shape, self.offset), first_values)
+        return roll_out(np.full((1, *shape), self.slope), np.full(shape, self.offset), first_values, self.extent)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return the two numbers."""
-        return {}, {"chosen": {}, "slope": self.slope, "offset": self.offset}
+        """Return the extent, and the two numbers."""
+        return {"extent": self.extent}, {"chosen": {}, "slope": self.slope, "offset": self.offset}
 
     @classmethod
     def from_state(cls, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> Self:
         """Return the baseline whose `state` this is."""
         baseline = cls()
         baseline.slope, baseline.offset = values["slope"], values["offset"]
+        baseline.extent = arrays["extent"]
         return baseline
 
 
@@ -89,6 +92,7 @@ class MeanCurve(Simulator):
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Average the fitting runs; the validation runs have nothing to choose."""
+        dynamics.check(validation=False)
         self.curve = dynamics.values[~dynamics.validate].mean(axis=0)
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gptfluence.errors import UserError, did_you_mean
 from gptfluence.simulators.base import Array, Attribution, Curricula, Dynamics, Features, Simulator
-from gptfluence.simulators.rollout import aggregate
+from gptfluence.simulators.rollout import aggregate, confine, extent_of
 
 
 class Additive(Simulator):
@@ -47,7 +47,9 @@ class Additive(Simulator):
         Raises:
             UserError: there are no scores of the method.
         """
+        dynamics.check(validation=False)
         attribution = _attribution_with(features, self.method)
+        self.extent = extent_of(dynamics)
         self.scores, self.tokens = attribution.scores[self.method], attribution.tokens
         if self.unit == "fitted":
             fitting = ~dynamics.validate
@@ -57,7 +59,7 @@ class Additive(Simulator):
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from one given value; see `Simulator.simulate`."""
         changes = self.scale * self._changes(curricula)
-        return np.concatenate([first_values, first_values + changes], axis=1)
+        return confine(np.concatenate([first_values, first_values + changes], axis=1), 1, self.extent)
 
     def _changes(self, curricula: Curricula) -> Array:
         """Return by how much the metric has changed since step 0, at scale 1: [runs, steps, tests]."""
@@ -67,18 +69,18 @@ class Additive(Simulator):
         return -np.cumsum(curricula.rates[:, :, None] * batch, axis=1)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return scores ([train, tests]) and tokens ([train]), and the settings with the fitted scale."""
+        """Return scores ([train, tests]), tokens ([train]) and the extent, and the settings with the fitted scale."""
         values = {
             "settings": {"scores": self.method, "scale": self.unit},
             "chosen": {"scale": self.scale} if self.unit == "fitted" else {},
         }
-        return {"scores": self.scores, "tokens": self.tokens}, values
+        return {"scores": self.scores, "tokens": self.tokens, "extent": self.extent}, values
 
     @classmethod
     def from_state(cls, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> Self:
         """Return the simulator whose `state` this is."""
         simulator = cls(**values["settings"])
-        simulator.scores, simulator.tokens = arrays["scores"], arrays["tokens"]
+        simulator.scores, simulator.tokens, simulator.extent = (arrays[key] for key in ("scores", "tokens", "extent"))
         simulator.scale = values["chosen"].get("scale", 1.0)
         return simulator
 

@@ -4,6 +4,10 @@ A simulator answers: given a curriculum and the first value(s) of a metric on te
 One step, for test example z and the batch c_t (paper, eq. 4-5), with m the metric:
 
     m_t(z) = sum_j alpha_j(c_t, z) m_{t-j}(z) + beta(c_t, z)
+
+Fits and roll-outs compute in float64 whatever they are given; only the networks of `mlp` are trained in float32. What
+is stored as float32 elsewhere (recorded metrics, vectors of examples, attribution scores, gradient kernels) enters with
+a relative rounding error of 6e-8; simulations are stored as float32. Saved simulators keep the precision they have.
 """
 
 from __future__ import annotations
@@ -16,7 +20,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gptfluence.errors import UserError
+
 Array = NDArray[np.float64]
+
+UNBOUNDED: Array = np.array([-np.inf, np.inf])
+"""The extent of a metric of which nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,21 @@ class Dynamics:
 
     values: Array
     validate: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        """Compute in float64."""
+        object.__setattr__(self, "values", np.asarray(self.values, float))
+
+    def check(self, validation: bool) -> None:
+        """Check that there are runs to fit and, if a method chooses by them, runs to validate.
+
+        Raises:
+            UserError: there are none.
+        """
+        validate = int(self.validate.sum())
+        fit = len(self.validate) - validate
+        if not fit or (validation and not validate):
+            raise UserError(f"a fit needs runs to fit and runs to validate; there are {fit} and {validate}")
 
 
 @dataclass(frozen=True)
@@ -122,7 +146,9 @@ class Features:
     test_task: NDArray[np.int64] = None  # type: ignore[assignment]  # never None after construction
 
     def __post_init__(self) -> None:
-        """Fill in the tasks."""
+        """Fill in the tasks; compute in float64."""
+        object.__setattr__(self, "train", np.asarray(self.train, float))
+        object.__setattr__(self, "test", np.asarray(self.test, float))
         if self.test_task is None:
             object.__setattr__(self, "test_task", np.zeros(len(self.test), np.int64))
 
@@ -147,6 +173,9 @@ class Simulator(ABC):
 
     start: int = 1
     """How many first values `simulate` is given (the Markov order, unless stated otherwise)."""
+    extent: Array = UNBOUNDED
+    """Least and greatest value of the fitting runs, near which roll-outs stay, see `rollout.bounds`; until a fit has
+    chosen its hyper-parameters, and for methods that repeat what was measured, no bounds."""
 
     @abstractmethod
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
@@ -161,7 +190,7 @@ class Simulator(ABC):
             first_values: [runs, start, tests], the metric at steps 0 .. start - 1.
 
         Returns:
-            [runs, steps + 1, tests]; the first `start` steps are the given values.
+            [runs, steps + 1, tests], finite; the first `start` steps are the given values.
         """
 
     def transfer(self, features: Features, first_values: Array) -> Self | None:

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, cg
 
 from gptfluence.errors import UserError
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
+from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.rollout import (
     Aggregation,
     aggregate,
+    extent_of,
     lagged,
     metric_scale,
     roll_out,
@@ -76,9 +77,12 @@ class Bilinear(Simulator):
         Features are divided by the root mean square of their length, so that strengths mean the same for
         every encoder. They are not centred: what text vectors have in common expresses the drift that all
         examples share, and one-hot features stay one-hot, with which this is Simfluence.
+
+        Raises:
+            UserError: there are no features, no validation runs, or fewer steps than the order.
         """
-        if not features.train.shape[1]:
-            raise UserError("the bilinear simulator needs text features, and the fit was given none")
+        dynamics.check(validation=True)
+        self.extent = UNBOUNDED
         scale = metric_scale(dynamics)
         fitting = ~dynamics.validate
         values = dynamics.values[fitting] / scale
@@ -90,7 +94,10 @@ class Bilinear(Simulator):
         examples = curricula.examples[fitting]
         train = unit_length(features.train, features.train[np.unique(examples)])
         test = unit_length(features.test, features.test)
-        steps = aggregate(train, examples, self.aggregation)[:, self.start - 1 :].reshape(-1, train.shape[1])
+        steps = aggregate(train, examples, self.aggregation)[:, self.start - 1 :]
+        if not (steps.any() and test.any()):
+            raise UserError("the bilinear simulator needs features of the examples; the fit was given none, or zeros")
+        steps = steps.reshape(-1, train.shape[1])
 
         # The ridge solution lies in the span of the features: fit in an orthonormal basis of each side's.
         _, weights, basis = _thin_svd(steps)
@@ -108,7 +115,7 @@ class Bilinear(Simulator):
             if best is None or error < lowest:
                 best, lowest, self.strength = solved, error, strength
         assert best is not None
-        self.matrices = best
+        self.matrices, self.extent = best, extent_of(dynamics)
 
     def transfer(self, features: Features, first_values: Array) -> Self:
         """Take the other tests' features; see `Simulator.transfer`."""
@@ -122,10 +129,10 @@ class Bilinear(Simulator):
         coefficients = np.stack([aggregate(f, curricula.examples, self.aggregation) for f in factors])
         if self.shrink_to == "persistence":
             coefficients[0] += 1.0
-        return roll_out(coefficients[:-1], coefficients[-1], first_values)
+        return roll_out(coefficients[:-1], coefficients[-1], first_values, self.extent)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return the features (train [train, p], test [tests, q]), M [order + 1, p, q], and the settings.
+        """Return the features (train [train, p], test [tests, q]), M [order + 1, p, q], the extent, and the settings.
 
         test_basis ([width, q]) is what turns features of tests into those of the fit.
         """
@@ -149,7 +156,7 @@ class Bilinear(Simulator):
         return simulator
 
 
-_ARRAYS = ("train", "test", "test_basis", "matrices")
+_ARRAYS = ("train", "test", "test_basis", "matrices", "extent")
 
 
 class _NormalEquations:

@@ -156,6 +156,8 @@ def read_features(spec: dict[str, Any]) -> Features:
     test = _equal(table, "part", "test").to_numpy(zero_copy_only=False)
     vectors = table["vector"].combine_chunks()
     rows = vectors.flatten().to_numpy().reshape(-1, vectors.type.list_size).astype(float)
+    if not np.isfinite(rows).all():
+        raise UserError(f"{path}: vectors are not finite. Delete it and run snakemake again.")
 
     def ordered(part: NDArray[np.bool_], names: tuple[str, ...], counts: tuple[int, ...]) -> Array:
         position = _position(table, names, counts)

@@ -10,7 +10,7 @@ from gptfluence.errors import UserError
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.files import save_simulator
 from gptfluence.simulators.registry import make_method
-from gptfluence.simulators.rollout import validation_mse
+from gptfluence.simulators.rollout import all_steps_mse, warn_of_confined
 
 PROVENANCE_KEYS = (
     "group", "scenario", "model", "metric", "method", "settings", "format",
@@ -41,7 +41,9 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
     data = load_group(spec)
     simulator = make_method(spec["method"], spec["settings"])
     simulator.fit(data.dynamics, data.curricula, data.features)
-    error = validation_mse(simulator, data.dynamics, data.curricula)
+    measured = data.dynamics.values[data.dynamics.validate]
+    simulated = simulator.simulate(data.curricula.of(data.dynamics.validate), measured[:, : simulator.start])
+    error = all_steps_mse(simulated, measured, simulator.start)
     chosen = simulator.state()[1]["chosen"]
     log.info(
         "%s %s %s: %svalidation MSE %.4g",
@@ -51,9 +53,8 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
         "".join(f"{name} {value:g}, " for name, value in chosen.items()),
         error,
     )
-    if error == float("inf"):
-        log.warning("%s %s %s: every roll-out explodes", spec["group"], spec["metric"], spec["method"])
+    warn_of_confined(simulator, simulated, f"{spec['group']} {spec['metric']} {spec['method']}, validation")
     provenance = {key: spec[key] for key in PROVENANCE_KEYS}
     provenance["runs"] = {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in spec["runs"]}
-    provenance["validation_mse"] = error if error < float("inf") else None
+    provenance["validation_mse"] = error
     save_simulator(simulator, output, provenance)

@@ -37,7 +37,7 @@ from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Ker
 from gptfluence.simulators.predicted_curve import PredictedCurve
 from gptfluence.simulators.responses import Kernel, Responses
 from gptfluence.simulators.ridge import Moments, leverage_metric, mean_leverage, ridge_path
-from gptfluence.simulators.rollout import repeat_curve
+from gptfluence.simulators.rollout import confine, repeat_curve
 from gptfluence.words import LEVELS
 
 
@@ -82,6 +82,7 @@ class GradientResponse(Simulator):
         self.task = features.test_task
         fitting = ~dynamics.validate
         self.known.fit(dynamics, curricula, features)
+        self.extent = self.known.extent
         moments = [Moments.none(self.responses.columns) for _ in range(features.tasks)]
         for task, x, y in self._parts(dynamics, curricula, fitting):
             moments[task] = moments[task].plus(Moments.of(x, y))
@@ -216,7 +217,7 @@ class GradientResponse(Simulator):
                 rows = of_task.reshape(-1, self.responses.columns)
                 values[run, 1:, self.task == task] += self._belief(rows.T @ rows, weights, task) * (of_task @ weights).T
         values[:, :1] = first_values
-        return values
+        return confine(values, 1, self.extent)
 
     def _belief(self, gram: Array, weights: Array, task: int) -> float:
         """Return which share of a prediction is believed, in [0, 1].
@@ -267,6 +268,7 @@ class GradientResponse(Simulator):
             setattr(simulator, name, arrays[name])
         curve = {name.removeprefix("curve."): array for name, array in arrays.items() if name.startswith("curve.")}
         simulator.known = PredictedCurve.from_state(curve, values)
+        simulator.extent = simulator.known.extent
         simulator.responses = Responses.from_arrays(arrays, simulator.names, simulator.momenta, simulator.decays)
         return simulator
 

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptfluence.errors import UserError
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
+from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.rollout import (
     Aggregation,
     aggregate,
     all_steps_mse,
     counts,
+    extent_of,
     lagged,
     metric_scale,
     roll_out,
@@ -90,8 +91,10 @@ class Mlp(Simulator):
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Train with every learning rate and keep the weights whose roll-out is best on the validation runs."""
-        if not features.train.shape[1]:
-            raise UserError("the mlp simulator needs text features, and the fit was given none")
+        if not (features.train.any() and features.test.any()):
+            raise UserError("the mlp simulator needs features of the examples; the fit was given none, or zeros")
+        dynamics.check(validation=True)
+        self.extent = UNBOUNDED
         self.scale = metric_scale(dynamics)
         self.train = unit_length(features.train, features.train[np.unique(curricula.examples[~dynamics.validate])])
         self.test = unit_length(features.test, features.test)
@@ -102,6 +105,7 @@ class Mlp(Simulator):
             if not self.weights or error < lowest:
                 self.weights, lowest = weights, error
                 self.chosen = {"learning_rate": rate, "epochs": epochs}
+        self.extent = extent_of(dynamics)
 
     def _train(self, rate: float, dynamics: Dynamics, curricula: Curricula) -> tuple[Weights, float, int]:
         """Return the best weights of one learning rate, their validation MSE, and after how many epochs they came."""
@@ -172,19 +176,19 @@ class Mlp(Simulator):
     def _roll_out(self, factors: Array, examples: NDArray[np.int64], first_values: Array) -> Array:
         steps = np.stack([aggregate(factor, examples, self.aggregation) for factor in factors])
         steps[0] += self.prior
-        return roll_out(steps[:-1], steps[-1] * self.scale, first_values)
+        return roll_out(steps[:-1], steps[-1] * self.scale, first_values, self.extent)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return the features (train [train, width], test [tests, width]), the networks' weights and the settings."""
+        """Return the features (train [train, width], test [tests, width]), weights, extent and settings."""
         values = {"settings": self.settings, "chosen": self.chosen, "scale": self.scale}
-        return {"train": self.train, "test": self.test, **self.weights}, values
+        return {"train": self.train, "test": self.test, "extent": self.extent, **self.weights}, values
 
     @classmethod
     def from_state(cls, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> Self:
         """Return the simulator whose `state` this is."""
         simulator = cls(**values["settings"])
         simulator.chosen, simulator.scale = values["chosen"], values["scale"]
-        simulator.train, simulator.test = arrays["train"], arrays["test"]
+        simulator.train, simulator.test, simulator.extent = (arrays[name] for name in ("train", "test", "extent"))
         simulator.weights = {name: arrays[name] for name in ("weight_1", "bias_1", "weight_2", "bias_2")}
         return simulator
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.responses import Kernel, Responses
 from gptfluence.simulators.ridge import Moments, ridge_path
-from gptfluence.simulators.rollout import repeat_curve
+from gptfluence.simulators.rollout import confine, extent_of, repeat_curve
 
 
 class PredictedCurve(Simulator):
@@ -51,7 +51,9 @@ class PredictedCurve(Simulator):
         Raises:
             UserError: there are no kernels.
         """
+        dynamics.check(validation=True)
         responses = Responses.make(self.kind, features, self.names, self.momenta, self.decays)
+        self.extent = extent_of(dynamics)
         fitting = ~dynamics.validate
         self.curve = dynamics.values[fitting].mean(axis=0)
         self.shares, self.rates = responses.mean_shares(curricula, fitting), curricula.rates[fitting].mean(axis=0)
@@ -87,11 +89,11 @@ class PredictedCurve(Simulator):
         """
         values = repeat_curve(self.kind, self.curve, curricula)
         values[:, :1] = first_values
-        return values
+        return confine(values, 1, self.extent)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return curve ([steps + 1, tests]), drift ([tasks, steps]), centre ([tasks, steps, columns]), weights ([tasks,
-        columns]), errors ([tasks, steps]), and of the fitting runs the mean shares ([steps, train]) and rates.
+        columns]), errors ([tasks, steps]), the extent, and of the fitting runs mean shares ([steps, train]) and rates.
         """
         settings = {
             "kernels": list(self.names),
@@ -111,7 +113,7 @@ class PredictedCurve(Simulator):
         return simulator
 
 
-_ARRAYS = ("chosen", "curve", "drift", "centre", "weights", "errors", "shares", "rates")
+_ARRAYS = ("chosen", "curve", "drift", "centre", "weights", "errors", "shares", "rates", "extent")
 
 
 def _fit_task(

@@ -11,6 +11,7 @@ from gptfluence.simulators.base import Array
 
 ROUNDING = 1e-11
 """Relative; differences below it are none."""
+_EPSILON = float(np.finfo(float).eps)
 
 
 class Moments(NamedTuple):
@@ -59,14 +60,15 @@ def ridge_path(sums: Moments, strengths: list[float]) -> Array:
 
     Args:
         sums: over the rows.
-        strengths: for columns and y scaled to mean square 1; a column of zeros gets no weight.
+        strengths: for columns and y scaled to mean square 1; a column of zeros gets no weight. One below the rounding
+            error of the Gram matrix, whose trace is the number of columns, counts as that error.
     """
     rows = max(sums.rows, 1.0)
     gram, scale, used = _standardised(sums)
     height = np.sqrt(sums.square / rows) or 1.0
     values, vectors = np.linalg.eigh(gram)
     rotated = vectors.T @ (np.where(used, sums.right, 0.0) / scale / height / rows)
-    solved = rotated / (np.maximum(values, 0.0) + np.array(strengths)[:, None])
+    solved = rotated / (np.maximum(values, 0.0) + np.maximum(strengths, len(gram) * _EPSILON)[:, None])
     return solved @ vectors.T * height / scale
 
 
@@ -81,7 +83,7 @@ def _standardised(sums: Moments) -> tuple[Array, Array, NDArray[np.bool_]]:
 def leverage_metric(sums: Moments, strength: float) -> Array:
     """Return (X'X / n + ridge)^-1, [columns, columns]."""
     gram, scale, _ = _standardised(sums)
-    return np.linalg.inv(gram + strength * np.eye(len(gram))) / np.outer(scale, scale)
+    return np.linalg.inv(gram + max(strength, len(gram) * _EPSILON) * np.eye(len(gram))) / np.outer(scale, scale)
 
 
 def mean_leverage(x: Array, metric: Array) -> float:

@@ -2,22 +2,29 @@
 
 For a given curriculum the coefficients of a step do not depend on the trajectory, so all of them are computed
 first and only the recurrence itself walks through the steps.
+
+A recurrence can explode: many steps with alpha above 1 (the paper's alpha is a sum over the batch, free of any prior)
+take it to 1e40 and beyond. A simulator's roll-outs are therefore confined, see `bounds`. Hyper-parameters are chosen by
+what is not confined, so that a fit that explodes is not chosen where another does not.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import logging
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gptfluence.errors import UserError
-from gptfluence.simulators.base import Array, Curricula, Dynamics
+from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Simulator
 
 Aggregation = Literal["sum", "mean"]
 
+log = logging.getLogger("gptfluence")
 
-def roll_out(alpha: Array, beta: Array, first_values: Array) -> Array:
+
+def roll_out(alpha: Array, beta: Array, first_values: Array, extent: Array = UNBOUNDED) -> Array:
     """Simulate m_t = sum_j alpha_j m_{t-j} + beta from the first values on (paper, eq. 4).
 
     With as many first values as orders this is the paper's start; with fewer, what came before counts as zero
@@ -26,23 +33,74 @@ def roll_out(alpha: Array, beta: Array, first_values: Array) -> Array:
     Args:
         alpha: [order, runs, steps, tests]; ``alpha[j - 1, :, t - 1]`` weighs m_{t-j} in step t.
         beta: [runs, steps, tests], in the metric's unit.
-        first_values: [runs, start, tests], start <= order (or 1 where order is 0), the metric at steps 0 ..
+        first_values: [runs, start, tests], start <= order, the metric at steps 0 ..
             start - 1.
+        extent: [2], of the fitting runs' values: a step that leaves the `bounds` around it ends at them, and the
+            next goes on from there.
 
     Returns:
-        [runs, steps + 1, tests]. A roll-out that explodes ends in inf or nan: nothing is clipped.
+        [runs, steps + 1, tests]. An unbounded roll-out that explodes ends in inf.
     """
     runs, steps, tests = beta.shape
     start = first_values.shape[1]
     values = np.empty((runs, steps + 1, tests))
     values[:, :start] = first_values
+    low, high = bounds(extent, first_values)
+    now = values[:, start - 1].copy()
+    part = np.empty_like(now)
     with np.errstate(over="ignore", invalid="ignore"):
         for t in range(start, steps + 1):
-            now = beta[:, t - 1].copy()
-            for j in range(1, min(len(alpha), t) + 1):
-                now += alpha[j - 1, :, t - 1] * values[:, t - j]
+            now *= alpha[0, :, t - 1]
+            now += beta[:, t - 1]
+            for j in range(2, min(len(alpha), t) + 1):
+                now += np.multiply(alpha[j - 1, :, t - 1], values[:, t - j], out=part)
+            # Unlike minimum and maximum these make a bound of nan, which is inf - inf.
+            np.fmax(np.fmin(now, high, out=now), low, out=now)
             values[:, t] = now
     return values
+
+
+def extent_of(dynamics: Dynamics) -> Array:
+    """Return the least and the greatest value of the fitting runs, [2]."""
+    values = dynamics.values[~dynamics.validate]
+    return np.array([values.min(), values.max()])
+
+
+def bounds(extent: Array, first_values: Array) -> tuple[Array, Array]:
+    """Return between which values roll-outs stay, [runs, tests] each: three times the range of the fitting runs.
+
+    That is the range of the fitting runs' values, of all tests together, and of the roll-out's own given values,
+    widened on both sides by the former (by 1 if they never change). Beyond, a linear recurrence says nothing of the
+    metric any more.
+
+    Args:
+        extent: [2], see `extent_of`.
+        first_values: [runs, start, tests].
+    """
+    low, high = extent
+    reach = (high - low) or 1.0
+    return np.minimum(first_values.min(axis=1), low) - reach, np.maximum(first_values.max(axis=1), high) + reach
+
+
+def confine(values: Array, start: int, extent: Array) -> Array:
+    """Put, in place, values beyond the `bounds` at them: for what is not a recurrence.
+
+    Args:
+        values: [runs, steps + 1, tests], the first `start` steps as given.
+    """
+    low, high = bounds(extent, values[:, :start])
+    return np.clip(values, low[:, None], high[:, None], out=values)
+
+
+def warn_of_confined(simulator: Simulator, simulated: Array, what: str) -> None:
+    """Say how many of a simulator's roll-outs, [runs, steps + 1, tests], would have left the `bounds`."""
+    low, high = bounds(simulator.extent, simulated[:, : simulator.start])
+    confined = ((simulated <= low[:, None]) | (simulated >= high[:, None])).any(axis=1)
+    if confined.any():
+        log.warning(
+            "%s: %d of %d roll-outs went farther from what the fitting runs measured than its whole range, and were "
+            "confined", what, confined.sum(), confined.size,
+        )  # fmt: skip
 
 
 def repeat_curve(method: str, curve: Array, curricula: Curricula) -> Array:
@@ -104,8 +162,16 @@ def lagged(values: Array, order: int, start: int) -> list[Array]:
     Returns:
         For j = 1 .. order, m_{t-j} for t = start .. steps: [runs, steps + 1 - start, tests] each, views of
         one array.
+
+    Raises:
+        UserError: there is no step to predict.
     """
     runs, length, tests = values.shape
+    if length <= start:
+        raise UserError(
+            f"order {order}: the first {start} values are given, and runs of {length - 1} steps have no other; "
+            "lower the order, or train for more steps"
+        )
     padded = np.concatenate([np.zeros((runs, order, tests)), values], axis=1)
     return [padded[:, order + start - j : order + length - j] for j in range(1, order + 1)]
 
@@ -137,7 +203,7 @@ def all_steps_mse(simulated: Array, measured: Array, start: int) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def validation_mse(simulator: Any, dynamics: Dynamics, curricula: Curricula) -> float:
+def validation_mse(simulator: Simulator, dynamics: Dynamics, curricula: Curricula) -> float:
     """Return a simulator's all-steps MSE over the validation runs, in the metric's unit squared."""
     measured = dynamics.values[dynamics.validate]
     runs = curricula.of(dynamics.validate)

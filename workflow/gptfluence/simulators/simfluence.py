@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dposv
 
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
+from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.rollout import (
     Aggregation,
     aggregate,
     counts,
+    extent_of,
     metric_scale,
     roll_out,
     validation_mse,
@@ -66,6 +67,8 @@ class Simfluence(Simulator):
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Fit every strength and keep the one whose roll-out is best on the validation runs (ties: the stronger)."""
+        dynamics.check(validation=True)
+        self.extent = UNBOUNDED
         scale = metric_scale(dynamics)
         fitting = ~dynamics.validate
         values = dynamics.values[fitting] / scale
@@ -86,34 +89,36 @@ class Simfluence(Simulator):
             error = validation_mse(self, dynamics, curricula)
             if not best or error < lowest:
                 best, lowest, self.strength = self.factors, error, strength
-        self.factors = best
+        self.factors, self.extent = best, extent_of(dynamics)
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from one given value; see `Simulator.simulate`."""
-        runs, steps, _ = curricula.examples.shape
-        alpha = np.full((1, runs, steps, first_values.shape[2]), self.prior)
-        beta = np.zeros(alpha.shape[1:])
-        if "A" in self.factors:
-            alpha[0] += aggregate(self.factors["A"], curricula.examples, self.aggregation)
-        if "B" in self.factors:
-            beta += aggregate(self.factors["B"], curricula.examples, self.aggregation)
-        return roll_out(alpha, beta, first_values)
+        shape = (*curricula.examples.shape[:2], first_values.shape[2])
+        alpha, beta = (
+            aggregate(self.factors[name], curricula.examples, self.aggregation)
+            if name in self.factors
+            else np.zeros(shape)
+            for name in ("A", "B")
+        )
+        alpha += self.prior
+        return roll_out(alpha[None], beta, first_values, self.extent)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return the factors ([train, tests] each) and the settings with the chosen strength."""
+        """Return the factors ([train, tests] each), the extent and the settings with the chosen strength."""
         settings = {
             "variant": self.variant,
             "aggregation": self.aggregation,
             "shrink_to": self.shrink_to,
             "strengths": list(self.strengths),
         }
-        return dict(self.factors), {"settings": settings, "chosen": {"strength": self.strength}}
+        return {**self.factors, "extent": self.extent}, {"settings": settings, "chosen": {"strength": self.strength}}
 
     @classmethod
     def from_state(cls, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> Self:
         """Return the simulator whose `state` this is."""
         simulator = cls(**values["settings"])
         simulator.factors = {name: arrays[name] for name in ("A", "B") if name in arrays}
+        simulator.extent = arrays["extent"]
         simulator.strength = values["chosen"]["strength"]
         return simulator
 
@@ -188,10 +193,13 @@ class _Ridge:
 
 
 def _solve(gram: Array, right: Array, strength: float) -> Array:
-    """Solve (gram + strength I) x = right by Cholesky: for the few strengths of a grid cheaper than an eigenbasis."""
-    gram[np.diag_indices_from(gram)] += strength
+    """Solve (gram + strength I) x = right by Cholesky: for the few strengths of a grid cheaper than an eigenbasis.
+
+    A strength below the rounding error of the Gram matrix counts as that error: no smaller one means anything.
+    """
+    rounding = len(gram) * float(np.trace(gram)) * np.finfo(float).eps
+    gram[np.diag_indices_from(gram)] += max(strength, rounding)
     # `gram` is symmetric, so its transpose is a Fortran-ordered view of the same matrix: nothing is copied.
     _, solution, info = dposv(gram.T, right, lower=1, overwrite_a=1)
-    if info:
-        raise np.linalg.LinAlgError("ridge system not positive definite: the strength is below rounding error")
+    assert not info, "a Gram matrix that is not finite"
     return solution if right.ndim == 2 else solution.reshape(-1)

@@ -16,6 +16,7 @@ from gptfluence.io import write_parquet
 from gptfluence.simulators.base import Array
 from gptfluence.simulators.data import GroupData, load_group
 from gptfluence.simulators.files import load_simulator
+from gptfluence.simulators.rollout import warn_of_confined
 from gptfluence.words import HALF_WIDTHS, MEASURED
 
 log = logging.getLogger("gptfluence")
@@ -47,12 +48,7 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
         if leaked:
             raise UserError(f"{path}: was fitted on runs that are to be simulated ({', '.join(sorted(leaked))})")
         simulated = simulator.simulate(data.curricula, measured[:, : simulator.start])
-        exploded = ~np.isfinite(simulated).all(axis=1)
-        if exploded.any():
-            log.warning(
-                "%s %s %s: %d of %d roll-outs explode",
-                spec["group"], spec["metric"], method, exploded.sum(), exploded.size,
-            )  # fmt: skip
+        warn_of_confined(simulator, simulated, f"{spec['group']} {spec['metric']} {method}")
         _warn_of_far(simulator.distances(data.curricula), data.runs, method)
         widths = simulator.half_widths(data.curricula)
         tables.append(_table(method, simulated, simulator.start, spec["metric"], data, widths))
