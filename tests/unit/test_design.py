@@ -94,7 +94,7 @@ def test_repeats_are_the_first_held_out_runs_with_other_texts(raw_params: dict[s
     design = design_of(raw_params, root)
     assert {name: len(group.repeats) for name, group in design.groups.items() if group.repeats} == {
         "fine_tuning-nano-0.2m-webnlg": 3, "fine_tuning-nano-0.2m-wmt16_de_en": 3,
-        **{f"instruction_tuning-{model}-mixture": 6 for model in ("nano-0.2m", "nano-0.8m", "nano-3m")},
+        **{f"instruction_tuning-{model}-mixture": 3 for model in ("nano-0.2m", "nano-0.8m", "nano-3m")},
     }  # fmt: skip
     apart = {"run_id", "gang", "split", "test_tasks", "generation_seed", "hash"}
     for name, group in design.groups.items():

@@ -216,7 +216,7 @@ def test_sampling_noise_and_ceilings_are_the_scores_of_who_knows_all_else(noisy)
     low, high = noise.interval(0.95)
     assert low < 4 < high < low * 1.1
 
-    ceiling = measures.skill_ceiling(noise, measured, curve, counts)
+    ceiling = measures.skill_ceiling(measured, again, curve, counts)
     known = measures.skill(expected, measured, curve, counts)
     assert ceiling.value == pytest.approx(known.value, abs=0.02)
     assert ceiling.interval(0.95)[0] < known.value < ceiling.interval(0.95)[1]
@@ -233,8 +233,7 @@ def test_without_influence_what_is_explainable_is_the_mean_curves_error(noisy):
     once, twice = (curve + rng.normal(0, 2, curve.shape) for _ in range(2))
     of_six = curve + rng.normal(0, 2, (1, *curve.shape[1:])) / math.sqrt(6)
     counts = measures.resample_counts(len(once), 200, 1)
-    noise = measures.sampling_noise(once, twice, counts)
-    assert measures.skill_ceiling(noise, once, of_six, counts).value == pytest.approx(1 / 7, abs=0.02)
+    assert measures.skill_ceiling(once, twice, of_six, counts).value == pytest.approx(1 / 7, abs=0.02)
     assert measures.correlation_ceiling(once, twice, counts).value < 0.15
 
 
@@ -243,24 +242,22 @@ def test_noise_of_some_of_the_runs_is_resampled_with_them(noisy):
     counts = measures.resample_counts(len(measured), 60, 7)
     drawn = np.random.default_rng(7).integers(0, 12, (60, 12))
     places = [0, 1, 2]
-    noise = measures.sampling_noise(measured[places], again[places], counts[:, places])
-    ceiling = measures.skill_ceiling(noise, measured, curve, counts)
-    assert noise.n_runs == ceiling.n_runs == 3
+    ceiling = measures.skill_ceiling(measured[places], again[places], curve[places], counts[:, places])
+    assert ceiling.n_runs == 3
     for n, runs in enumerate(drawn):
         repeated = runs[np.isin(runs, places)]
         if not len(repeated):
             assert np.isnan(ceiling.samples[n])
             continue
         variance = np.mean((measured[repeated] - again[repeated]) ** 2) / 2
-        error = np.mean((curve[runs] - measured[runs]) ** 2)
+        error = np.mean((curve[repeated] - measured[repeated]) ** 2)
         assert ceiling.samples[n] == pytest.approx(1 - variance / error)
 
 
 def test_explained_share_is_of_what_the_ceiling_leaves(noisy):
     expected, measured, again, curve = noisy
     counts = measures.resample_counts(len(measured), 200, 1)
-    noise = measures.sampling_noise(measured, again, counts)
-    ceiling = measures.skill_ceiling(noise, measured, curve, counts)
+    ceiling = measures.skill_ceiling(measured, again, curve, counts)
     half = measures.skill((expected + curve) / 2, measured, curve, counts)
     share = measures.explained_share(half, ceiling, 0.95)
     assert share.value == pytest.approx(half.value / ceiling.value)
@@ -274,14 +271,12 @@ def test_there_is_no_share_of_a_ceiling_that_may_be_zero(noisy):
     expected, measured, again, curve = noisy
     counts = measures.resample_counts(len(measured), 200, 1)
     skill = measures.skill(expected, measured, curve, counts)
-    noise = measures.sampling_noise(measured, again, counts)
     for level in (0.0, -0.2):
         ceiling = measures.Score(0.1, level + np.linspace(-0.1, 0.5, 200), 12)
         assert measures.explained_share(skill, ceiling, 0.95).value is None
-    alone = measures.skill_ceiling(measures.Score(noise.value, noise.samples, 1), measured, curve, counts)
+    alone = measures.skill_ceiling(measured[:1], again[:1], curve[:1], np.ones((200, 1)))
     assert alone.value > 0 and measures.explained_share(skill, alone, 0.95).value is None
     unknown = measures.skill(np.full_like(expected, np.nan), measured, curve, counts)
-    ceiling = measures.skill_ceiling(noise, measured, curve, counts)
+    ceiling = measures.skill_ceiling(measured, again, curve, counts)
     assert measures.explained_share(unknown, ceiling, 0.95).value is None
-    nothing = measures.sampling_noise(np.full_like(again, np.nan), measured, counts)
-    assert measures.skill_ceiling(nothing, measured, curve, counts).value is None
+    assert measures.skill_ceiling(measured, np.full_like(again, np.nan), curve, counts).value is None

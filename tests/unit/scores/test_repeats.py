@@ -115,7 +115,7 @@ def test_scores_hold_the_ceiling_and_each_methods_share_of_it(
     noise = error(measured, again, twice, 1) / 2
     row = rows["webnlg", "ceiling", "seen", "all_steps_mse"]
     assert row["value"] == pytest.approx(noise) and (row["n_runs"], row["n_examples"]) == (2, 3)
-    ceiling = 1 - noise / error(measured, curve, seen, 1)
+    ceiling = 1 - noise / error(measured, curve, twice, 1)
     assert rows["webnlg", "ceiling", "seen", "skill"]["value"] == pytest.approx(ceiling)
     assert 0 < rows["webnlg", "ceiling", "seen", "skill"]["low"] < ceiling
     both = [array[twice, 1:][:, :, web].reshape(2, -1) for array in (measured, again)]
@@ -128,8 +128,8 @@ def test_scores_hold_the_ceiling_and_each_methods_share_of_it(
     assert rows["webnlg", "simfluence", "seen", "explained_share"]["value"] == pytest.approx(share)
     assert rows["webnlg", "mean_curve", "seen", "explained_share"]["value"] == 0
     # Of the second order: noise, too, counts from step 2 on.
-    share = error(curve, measured, seen, 2) - error(own, measured, seen, 2)
-    share /= error(curve, measured, seen, 2) - error(measured, again, twice, 2) / 2
+    share = 1 - error(own, measured, seen, 2) / error(curve, measured, seen, 2)
+    share /= 1 - error(measured, again, twice, 2) / 2 / error(curve, measured, twice, 2)
     assert rows["webnlg", "order_2", "seen", "explained_share"]["value"] == pytest.approx(share)
     tasks = [rows[task, "simfluence", "seen", "explained_share"]["value"] for task in TASKS]
     assert rows["average", "simfluence", "seen", "explained_share"]["value"] == pytest.approx(np.mean(tasks))

@@ -150,16 +150,18 @@ def sampling_noise(measured: Array, repeated: Array, counts: Array) -> Score:
     return _mean_error(np.square(_difference(measured, repeated)).mean(axis=1) / 2, counts)
 
 
-def skill_ceiling(noise: Score, measured: Array, mean_curve: Array, counts: Array) -> Score:
+def skill_ceiling(measured: Array, repeated: Array, mean_curve: Array, counts: Array) -> Score:
     """Return the highest skill that any simulator could have: 1 - `sampling_noise` / MSE of the mean curve.
 
     No simulator knows what is sampled, so its MSE is that noise and more. What is left counts as explainable: what the
     curricula do, and the error of the mean curve, which is the mean of few runs: without any influence the ceiling is
-    1 / (1 + fitting runs).
+    1 / (1 + fitting runs). Both are taken from the same runs, as a run that varies more is noisier, too.
 
     Args:
-        noise: on the same steps and tests, of all or some of the runs, by the same resamples.
+        measured, repeated, counts: see `sampling_noise`.
+        mean_curve: see `skill`.
     """
+    noise = sampling_noise(measured, repeated, counts)
     reference = all_steps_mse(mean_curve, measured, counts)
     if noise.value is None or not reference.value:
         return _undefined(counts)

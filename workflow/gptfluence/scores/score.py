@@ -155,36 +155,30 @@ def _score_noise(
     """Score a simulator that knows all but what is sampled, and which share of its skill the others have.
 
     Args:
-        counts, repeat_counts: [resamples, members] and [resamples, repeated runs].
+        counts: [resamples, members].
+        repeat_counts: [resamples, repeated runs], of as many draws as there are of them.
         scores: of the file's methods on `members`.
     """
     names, sizes = np.unique(simulations.tasks, return_counts=True)
-    measured, repeated = read_repeats(file["repeats"], file["metric"], tuple(names.tolist()), tuple(sizes.tolist()))
-    run = [simulations.runs.index(name) for name in members]
-    places = [members.index(pair[0]["run_id"]) for pair in file["repeats"]]
+    once, again = read_repeats(file["repeats"], file["metric"], tuple(names.tolist()), tuple(sizes.tolist()))
+    repeated = [pair[0]["run_id"] for pair in file["repeats"]]
+    run = [simulations.runs.index(name) for name in repeated]
+    drawn = counts[:, [members.index(name) for name in repeated]]
     found: Scores = {}
     for task in names.tolist():
         tests = simulations.tasks == task
-
-        def values(method: str, first: int, tests: NDArray[np.bool_] = tests) -> NDArray[np.float64]:
-            return simulations.of(method)[run][:, first:, tests].astype(float)
-
-        def noise(first: int, tests: NDArray[np.bool_] = tests) -> Score:
-            once, again = (part[:, first:, tests] for part in (measured, repeated))
-            return measures.sampling_noise(once, again, counts[:, places])
-
-        found[task, CEILING, "all_steps_mse"] = noise(1)
-        once, again = (part[:, 1:, tests] for part in (measured, repeated))
-        found[task, CEILING, "across_run_correlation"] = measures.correlation_ceiling(once, again, repeat_counts)
+        both = once[:, 1:, tests], again[:, 1:, tests]
+        found[task, CEILING, "all_steps_mse"] = measures.sampling_noise(*both, drawn)
+        found[task, CEILING, "across_run_correlation"] = measures.correlation_ceiling(*both, repeat_counts)
         for method, first in zip(simulations.methods, simulations.starts, strict=True):
             if method == MEASURED or scores[task, method, "skill"].value is None:
                 continue
-            ceiling = measures.skill_ceiling(noise(first), values(MEASURED, first), values("mean_curve", first), counts)
+            curve = simulations.of("mean_curve")[run][:, first:, tests].astype(float)
+            ceiling = measures.skill_ceiling(once[:, first:, tests], again[:, first:, tests], curve, drawn)
             if method == "mean_curve":
                 found[task, CEILING, "skill"] = ceiling
-            found[task, method, "explained_share"] = measures.explained_share(
-                scores[task, method, "skill"], ceiling, confidence
-            )
+            share = measures.explained_share(scores[task, method, "skill"], ceiling, confidence)
+            found[task, method, "explained_share"] = share
     return found
 
 
