@@ -24,8 +24,7 @@ rule write_chosen:
         inputs_of_chosen,
         spec=spec_of_chosen,
     output:
-        [run.curriculum for run in DESIGN.derived_runs("chosen")]
-        or "data/choices/none",
+        [run.curriculum for run in DESIGN.derived_runs("chosen")] or "data/choices/none",
     log:
         "logs/choices/write_chosen.log",
     localrule: True

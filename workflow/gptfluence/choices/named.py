@@ -13,6 +13,9 @@ from gptfluence.randomness import named_generator
 RANDOM = "random"
 """Method of choices that know nothing."""
 
+BEST_RANDOM = "best_random"
+"""Method that takes that one of them after which the measured loss of the target half is the lowest."""
+
 ANY_ORDER = "_any_order"
 """Ending of the method that trains on a simulator's examples in a random order."""
 

@@ -16,13 +16,11 @@ import pyarrow as pa
 from scipy.stats import ttest_1samp
 
 from gptfluence.choices.choices_file import read_choices
-from gptfluence.choices.named import RANDOM, halve
+from gptfluence.choices.named import BEST_RANDOM, RANDOM, halve
 from gptfluence.errors import UserError
 from gptfluence.io import write_parquet
 from gptfluence.simulators.base import Array
 from gptfluence.simulators.data import read_shard
-
-BEST_RANDOM = "best_random"
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("group", "model", "task", "method", "measure")]
