@@ -451,7 +451,7 @@ class ChoicesPlan(Section):
 
     model: str
     tasks: Some[str]
-    budget: PositiveInt
+    budget: Annotated[int, Field(ge=2)]
     splits: PositiveInt
     random: Annotated[int, Field(ge=2)]
     simulators: tuple[str, ...]

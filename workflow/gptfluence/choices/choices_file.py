@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
     [
         ("choice", pa.string()),
         ("method", pa.string()),
+        ("order", pa.string()),
         ("split", pa.int32()),
         ("half", pa.int32()),
         ("target", pa.list_(pa.int32())),
@@ -56,6 +57,7 @@ def write_choices(path: str | Path, chosen: Sequence[Chosen], provenance: dict[s
         {
             "choice": one.choice.name,
             "method": one.choice.method,
+            "order": one.choice.order,
             "split": one.choice.split,
             "half": one.choice.half,
             "target": one.target.tolist(),
@@ -79,7 +81,7 @@ def read_choices(path: str | Path) -> dict[str, Chosen]:
         raise UserError(f"{path}: holds no choices. Delete it and run snakemake again.")
     return {
         row["choice"]: Chosen(
-            Choice(row["choice"], row["method"], row["split"], row["half"]),
+            Choice(row["choice"], row["method"], row["order"], row["split"], row["half"]),
             np.array(row["target"], np.int64),
             np.array(row["batches"], np.int64),
             row["predicted"],

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from gptfluence.choices.choices_file import Chosen, write_choices
-from gptfluence.choices.named import ANY_ORDER, RANDOM, halve, list_choices
+from gptfluence.choices.named import halve, list_choices
 from gptfluence.choices.search import Examples, Space, search, simulated_objective
 from gptfluence.errors import UserError
 from gptfluence.randomness import named_generator
 from gptfluence.simulators.base import Array, Dynamics, Features
 from gptfluence.simulators.data import GroupData, load_group, read_features
 from gptfluence.simulators.registry import make_method
+from gptfluence.words import CHOSEN, RANDOM
 
 LOG = logging.getLogger("gptfluence")
 
@@ -56,9 +57,9 @@ def choose_data(spec: dict[str, Any], output: Path) -> None:
     by_name = {choice.name: choice for choice in choices}
     for split in range(1, spec["splits"] + 1):
         for half, target in enumerate(halve(group, split, tests)):
-            names = {c.method: c.name for c in choices if (c.split, c.half) == (split, half)}
+            names = {(c.method, c.order): c.name for c in choices if (c.split, c.half) == (split, half)}
             for method, known in features.items():
-                name, loose = names[method], names[method + ANY_ORDER]
+                name, loose = names[method, CHOSEN], names[method, RANDOM]
                 chosen, predict = _simulator_choice(spec, method, data, known, target, space, generators[name])
                 at_random = float(predict(np.stack(list(random.values()))).mean())
                 any_order = space.arrange(np.unique(chosen), generators[loose])
@@ -69,8 +70,9 @@ def choose_data(spec: dict[str, Any], output: Path) -> None:
                          group, target.tolist(), found[-2].predicted, method, at_random)  # fmt: skip
             for method, table in scores.items():
                 best = np.argsort(-table[: space.pool, target].mean(axis=1), kind="stable")[: space.budget]
-                examples = space.arrange(np.sort(best), generators[names[method]])
-                found.append(Chosen(by_name[names[method]], target, examples))
+                name = names[method, RANDOM]
+                examples = space.arrange(np.sort(best), generators[name])
+                found.append(Chosen(by_name[name], target, examples))
     provenance = {key: spec[key] for key in ("group", "pool", "budget", "splits", "random", "scores")}
     runs = {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in spec["runs"]}
     write_choices(output, found, provenance | {"simulators": list(features), "tests": tests, "runs": runs})

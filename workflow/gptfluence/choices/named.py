@@ -9,15 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptfluence.randomness import named_generator
-
-RANDOM = "random"
-"""Method of choices that know nothing."""
-
-BEST_RANDOM = "best_random"
-"""Method that takes that one of them after which the measured loss of the target half is the lowest."""
-
-ANY_ORDER = "_any_order"
-"""Ending of the method that trains on a simulator's examples in a random order."""
+from gptfluence.words import CHOSEN, RANDOM
 
 
 @dataclass(frozen=True)
@@ -26,13 +18,15 @@ class Choice:
 
     Attributes:
         name: of the choice, one of its kind in a group.
-        method: who chose.
+        method: who chose the examples; RANDOM: nobody.
+        order: CHOSEN by the same method, or RANDOM.
         split: how the group's tests are halved, from 1; 0: no test was looked at.
         half: which half it was chosen for, 0 or 1; the other one judges it.
     """
 
     name: str
     method: str
+    order: str
     split: int
     half: int
 
@@ -46,14 +40,15 @@ def list_choices(simulators: Sequence[str], scores: Sequence[str], splits: int, 
         splits: ways of halving the tests; each half has its turn.
         random: how many random choices.
     """
-    methods = [name for method in simulators for name in (method, method + ANY_ORDER)] + list(scores)
+    methods = [(method, order) for method in simulators for order in (CHOSEN, RANDOM)]
+    methods += [(method, RANDOM) for method in scores]
     choices = [
-        Choice(f"{method}-{split}{'ab'[half]}", method, split, half)
+        Choice(f"{method}-{order}-{split}{'ab'[half]}", method, order, split, half)
         for split in range(1, splits + 1)
         for half in (0, 1)
-        for method in methods
+        for method, order in methods
     ]
-    return choices + [Choice(f"{RANDOM}-{number}", RANDOM, 0, 0) for number in range(1, random + 1)]
+    return choices + [Choice(f"{RANDOM}-{number}", RANDOM, RANDOM, 0, 0) for number in range(1, random + 1)]
 
 
 def halve(group: str, split: int, tests: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -185,7 +185,7 @@ def exchange(space: Space, start: Examples, objective: Objective, generator: np.
     """
     best, lowest, patience = start, objective(start[None])[0], PATIENCE
     while patience:
-        candidates = np.stack([_move(space, best, generator) for _ in range(CANDIDATES)])
+        candidates = _moves(space, best, generator)
         values = objective(candidates)
         leading = values.argmin()
         if values[leading] < lowest - _ROUNDING * abs(lowest):
@@ -195,13 +195,19 @@ def exchange(space: Space, start: Examples, objective: Objective, generator: np.
     return best
 
 
-def _move(space: Space, curriculum: Examples, generator: np.random.Generator) -> Examples:
-    moved = curriculum.ravel().copy()
-    outside = np.setdiff1d(np.arange(space.pool), moved)
-    if len(outside) and generator.random() < 0.5:
-        out = generator.choice(moved)
-        moved[moved == out] = generator.choice(outside)
-    else:
-        places = generator.integers(space.epochs) * space.budget + generator.choice(space.budget, 2, replace=False)
-        moved[places] = moved[places[::-1]]
-    return moved.reshape(curriculum.shape)
+def _moves(space: Space, curriculum: Examples, generator: np.random.Generator) -> Examples:
+    """Return CANDIDATES curricula, each one move away; half of them train on another example."""
+    inside = np.unique(curriculum)
+    outside = np.setdiff1d(np.arange(space.pool), inside)
+    moved = np.tile(curriculum.ravel(), (CANDIDATES, 1))
+    others = CANDIDATES // 2 if len(outside) else 0
+    if others:
+        out, new = (generator.choice(examples, (others, 1)) for examples in (inside, outside))
+        moved[:others] = np.where(moved[:others] == out, new, moved[:others])
+    row = np.arange(others, CANDIDATES)
+    first = generator.integers(space.budget, size=len(row))
+    second = (first + generator.integers(1, space.budget, size=len(row))) % space.budget
+    epoch = generator.integers(space.epochs, size=len(row)) * space.budget
+    first, second = epoch + first, epoch + second
+    moved[row, first], moved[row, second] = moved[row, second], moved[row, first]
+    return moved.reshape(-1, *curriculum.shape)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from gptfluence.choices.named import ANY_ORDER, BEST_RANDOM, RANDOM
 from gptfluence.io import read_parquet
 from gptfluence.paper.averages import Rows, average_groups
 from gptfluence.paper.names import METHODS, list_attribution, sort_methods
-from gptfluence.words import AVERAGE
+from gptfluence.words import AVERAGE, CHOSEN, RANDOM
 
-_AT_RANDOM = {RANDOM: "Random", BEST_RANDOM: "Best of the random ones"}
-_SIMULATORS = "Simulators"
+Chooser = tuple[str, str]
+"""Method that chose the examples, and the order: CHOSEN by it, or RANDOM."""
+
+_AT_RANDOM = {RANDOM: "Random", "best_random": "Best of the random ones"}
 
 
 def read_choices(path: str | Path) -> Rows:
-    """Read the scores of every method on every group: group, model, task, method, measure, value, low, high, n.
+    """Read the scores of every method on every group: group, model, task, method, order, measure, value, low, high, n.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -24,32 +25,31 @@ def read_choices(path: str | Path) -> Rows:
     return read_parquet(path).to_pylist()
 
 
+def chooser(row: dict[str, Any]) -> Chooser:
+    """Return whose choice a row is of."""
+    return row["method"], row["order"]
+
+
 def average_choices(rows: Rows) -> Rows:
     """Return the unweighted means over groups; none of what a method has not in all of them."""
     groups = {row["group"] for row in rows}
-    cells: dict[tuple[str, str], Rows] = {}
+    cells: dict[tuple[str, ...], Rows] = {}
     for row in rows:
-        cells.setdefault((row["method"], row["measure"]), []).append(row)
+        cells.setdefault((*chooser(row), row["measure"]), []).append(row)
     return [
-        {"group": AVERAGE, "model": "", "task": "", "method": method, "measure": measure} | average_groups(parts)
-        for (method, measure), parts in cells.items()
+        {"group": AVERAGE, "model": "", "task": "", "method": method, "order": order, "measure": measure}
+        | average_groups(parts)
+        for (method, order, measure), parts in cells.items()
         if len(parts) == len(groups)
     ]
 
 
-def list_choosers(methods: Iterable[str]) -> list[tuple[str, str, str]]:
-    """Return (method, family, name in print) in the order of the rows: random, simulators, then methods of attribution.
-
-    A simulator stands before its choice in any order. `methods` that are both a simulator's and of attribution (none of
-    the shipped ones are) count as attribution.
-    """
-    found = set(methods)
-    at_random = [(name, "Random", label) for name, label in _AT_RANDOM.items() if name in found]
-    loose = {name.removesuffix(ANY_ORDER) for name in found if name.endswith(ANY_ORDER)}
-    simulators = [
-        (name + ending, _SIMULATORS, METHODS.get(name, name) + suffix)
-        for name in sort_methods(loose)
-        for ending, suffix in (("", ""), (ANY_ORDER, ", in random order"))
-    ]
-    rest = found - _AT_RANDOM.keys() - {name for name, _, _ in simulators}
-    return at_random + simulators + list_attribution(rest)
+def list_choosers(rows: Rows) -> list[tuple[Chooser, str, str]]:
+    """Return (chooser, family, name in print) in the order of the rows: random, simulators, methods of attribution."""
+    found = {chooser(row) for row in rows}
+    listed = [((name, RANDOM), "Random", label) for name, label in _AT_RANDOM.items() if (name, RANDOM) in found]
+    for name in sort_methods(method for method, order in found if order == CHOSEN):
+        label = METHODS.get(name, name)
+        listed += [((name, CHOSEN), "Simulators", label), ((name, RANDOM), "Simulators", f"{label}, random order")]
+    rest = found - {who for who, _, _ in listed}
+    return listed + [((name, RANDOM), family, label) for name, family, label in list_attribution(n for n, _ in rest)]

@@ -16,18 +16,21 @@ import pyarrow as pa
 from scipy.stats import ttest_1samp
 
 from gptfluence.choices.choices_file import read_choices
-from gptfluence.choices.named import BEST_RANDOM, RANDOM, halve
+from gptfluence.choices.named import halve
 from gptfluence.errors import UserError
 from gptfluence.io import write_parquet
 from gptfluence.simulators.base import Array
 from gptfluence.simulators.data import read_shard
+from gptfluence.words import RANDOM
+
+BEST_RANDOM = "best_random"
 
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("group", "model", "task", "method", "measure")]
+    [(name, pa.string()) for name in ("group", "model", "task", "method", "order", "measure")]
     + [(name, pa.float64()) for name in ("value", "low", "high")]
     + [("n", pa.int32())]
 )
-"""Columns of results/scores/choices.parquet. measure, in nats per token:
+"""Columns of results/scores/choices.parquet. order: `chosen` by the method, or `random`. measure, in nats per token:
 
 * judged, target: mean final loss of the judging half and of the half that was chosen for.
 * gain, target_gain: by how much it is lower than the mean after random choices, on the same tests.
@@ -71,8 +74,8 @@ def judge_choices(spec: dict[str, Any], output: Path) -> None:
     rows = []
     for name, group in spec["groups"].items():
         where = (name, group["model"], group["task"])
-        for method, measures in _judge_group(name, group, spec["confidence"]).items():
-            rows += [(*where, method, measure, *score) for measure, score in measures.items()]
+        for key, measures in _judge_group(name, group, spec["confidence"]).items():
+            rows += [(*where, *key, measure, *score) for measure, score in measures.items()]
     table = pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], SCHEMA)
     write_parquet(output, table, {"choices": {"confidence": spec["confidence"]}})
 
@@ -80,15 +83,15 @@ def judge_choices(spec: dict[str, Any], output: Path) -> None:
 _Score = tuple[float, float | None, float | None, int]
 
 
-def _judge_group(name: str, group: dict[str, Any], confidence: float) -> dict[str, dict[str, _Score]]:
-    """Return the scores of a group by method and measure."""
+def _judge_group(name: str, group: dict[str, Any], confidence: float) -> dict[tuple[str, str], dict[str, _Score]]:
+    """Return the scores of a group by method and order, then by measure."""
     choices = read_choices(group["choices"])
     losses = {run["ranking"]: read_shard(run, "loss", (group["task"],), (group["tests"],))[-1] for run in group["runs"]}
     missing = sorted(losses.keys() ^ choices.keys())
     if missing:
         raise UserError(f"{group['choices']}: choices and runs differ in {missing[0]}. Delete it and rerun snakemake.")
     random = np.array([losses[key] for key, chosen in choices.items() if chosen.choice.method == RANDOM])
-    halves: dict[str, list[_Half]] = {}
+    halves: dict[tuple[str, str], list[_Half]] = {}
     best: dict[tuple[int, int], _Half] = {}
     for key, chosen in choices.items():
         choice = chosen.choice
@@ -100,12 +103,13 @@ def _judge_group(name: str, group: dict[str, Any], confidence: float) -> dict[st
         at_random = random[:, judging].mean(axis=1), random[:, target].mean(axis=1)
         half = _Half(losses[key][judging].mean(), losses[key][target].mean(), *at_random)
         half = half._replace(predicted=chosen.predicted, predicted_random=chosen.predicted_random)
-        halves.setdefault(choice.method, []).append(half)
+        halves.setdefault((choice.method, choice.order), []).append(half)
         kept = at_random[1].argmin()
         best[choice.split, choice.half] = _Half(at_random[0][kept], at_random[1][kept], *at_random)
     of_all = _score(random.mean(axis=1), confidence)
-    scores = {RANDOM: {"judged": of_all, "target": of_all}}
-    return scores | {m: _summarise(h, confidence) for m, h in {BEST_RANDOM: list(best.values()), **halves}.items()}
+    halves |= {(BEST_RANDOM, RANDOM): list(best.values())}
+    scores = {key: _summarise(found, confidence) for key, found in halves.items()}
+    return {(RANDOM, RANDOM): {"judged": of_all, "target": of_all}} | scores
 
 
 def _summarise(halves: list[_Half], confidence: float) -> dict[str, _Score]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gptfluence.io import read_provenance
 from gptfluence.paper.averages import Rows
-from gptfluence.paper.choices import list_choosers, read_choices
+from gptfluence.paper.choices import Chooser, chooser, list_choosers, read_choices
 from gptfluence.paper.figures.parts import add_legend, empty_figure
 from gptfluence.paper.names import TASKS, sort_tasks
 
@@ -37,18 +37,18 @@ def draw(spec: dict[str, Any]) -> Figure:
         return empty_figure(spec, "no chosen training data")
     tasks = sort_tasks(row["task"] for row in rows)
     groups = sorted({(row["model"], tasks.index(row["task"]), row["group"]) for row in rows})
-    methods = list_choosers(row["method"] for row in rows)
+    choosers = list_choosers(rows)
     columns = min(COLUMNS, len(groups))
     lines = -(-len(groups) // columns)
-    size = (spec["width_in"], lines * (0.5 + ROW_IN * len(methods)) + 0.4)
+    size = (spec["width_in"], lines * (0.5 + ROW_IN * len(choosers)) + 0.4)
     figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axes, (model, task, group) in zip(grid.flat, groups, strict=False):
-        _draw_panel(axes, [row for row in rows if row["group"] == group], [method for method, _, _ in methods])
+        _draw_panel(axes, [row for row in rows if row["group"] == group], [who for who, _, _ in choosers])
         axes.set_title(f"{TASKS.get(tasks[task], tasks[task])}, {model}")
     for axes in grid.flat[len(groups) :]:
         axes.set_visible(False)
-    grid[0, 0].set_yticks(range(len(methods)), [label for _, _, label in methods])
-    grid[0, 0].set_ylim(len(methods) - 0.5, -0.5)
+    grid[0, 0].set_yticks(range(len(choosers)), [label for _, _, label in choosers])
+    grid[0, 0].set_ylim(len(choosers) - 0.5, -0.5)
     drawn = {label: Line2D([], [], linestyle="", marker=marker, markersize=3.5, color="black", markerfacecolor=face)
              for marker, face, label in _MARKS.values()}  # fmt: skip
     confidence = read_provenance(spec["choices"])["choices"]["confidence"]
@@ -56,10 +56,10 @@ def draw(spec: dict[str, Any]) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, rows: Rows, methods: list[str]) -> None:
+def _draw_panel(axes: Axes, rows: Rows, choosers: list[Chooser]) -> None:
     for row in rows:
         marker, face, _ = _MARKS[row["measure"]]
-        place = methods.index(row["method"])
+        place = choosers.index(chooser(row))
         if row["measure"] == "gain" and row["low"] is not None:
             axes.plot([row["low"], row["high"]], [place, place], color="black", linewidth=0.8)
         axes.plot(row["value"], place, marker, color="black", markersize=3.5, markerfacecolor=face, zorder=3)

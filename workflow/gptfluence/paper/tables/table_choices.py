@@ -6,15 +6,16 @@ from typing import Any
 
 from gptfluence.io import read_provenance
 from gptfluence.paper.averages import Rows
-from gptfluence.paper.choices import average_choices, list_choosers, read_choices
+from gptfluence.paper.choices import average_choices, chooser, list_choosers, read_choices
 from gptfluence.paper.names import TASKS, sort_tasks
 from gptfluence.paper.tables.page import Block, Page, is_best, make_lines
 from gptfluence.words import AVERAGE
 
 TITLE = "Choosing training data"
 
-COLUMNS = ("group", "model", "task", "method", "measure", "value", "low", "high", "n", "bold")
-"""Columns of the CSV. group: a group of runs, or `average` over them; n: of how many halves of tests (of random: random
+COLUMNS = ("group", "model", "task", "method", "order", "measure", "value", "low", "high", "n", "bold")
+"""Columns of the CSV. group: a group of runs, or `average` over them; order: `chosen` by the
+method, or `random`; n: of how many halves of tests (of random: random
 choices, of averages: groups) the value is a mean; bold: best of a column, or tied with it."""
 
 _HEADS = (
@@ -54,11 +55,11 @@ def make_page(spec: dict[str, Any]) -> Page:
 
 
 def _make_block(title: str, key: str, rows: Rows) -> Block:
-    cells = {(row["method"], row["measure"]): row for row in rows}
+    cells = {(chooser(row), row["measure"]): row for row in rows}
     heads = [head for head in _HEADS if any(measure == head[1] for _, measure in cells)]
     lines = make_lines(
-        ((family, label, [cells.get((method, measure)) for _, measure, _ in heads])
-         for method, family, label in list_choosers(method for method, _ in cells)),
+        ((family, label, [cells.get((who, measure)) for _, measure, _ in heads])
+         for who, family, label in list_choosers(rows)),
         _cell,
     )  # fmt: skip
     return Block(title, key, "Family", tuple((shared, head) for shared, _, head in heads), lines)
