@@ -403,6 +403,7 @@ class Design:
         settings = plan.model_dump(include={"budget", "splits", "random"})
         return self._group_spec(group, "loss", ("fit", "validate")) | settings | {
             "pool": self.params.plan.pool,
+            "task_file": self.task_file(self.groups[group].train_tasks[0]),
             "simulators": {method: self._method_spec(group, method) for method in plan.simulators},
             "table": self.table_file(group) if plan.scores else None,
             "scores": list(plan.scores),

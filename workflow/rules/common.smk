@@ -299,7 +299,7 @@ def inputs_of_corrections(wildcards):
 def inputs_of_choices(wildcards):
     spec = DESIGN.choose_spec(wildcards.group)
     files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
-    files += [spec["table"]] if spec["table"] else []
+    files += [spec["task_file"], *([spec["table"]] if spec["table"] else [])]
     named = [
         method[kind]
         for method in spec["simulators"].values()

@@ -28,6 +28,10 @@ FILES = ("features", "table", "kernels")
 def spec(tmp_path: Path) -> dict[str, Any]:
     group = chosen_runs(write_group(tmp_path), "fit", "validate")
     none = dict.fromkeys(FILES)
+    rows = [{"part": part, "example": i, "format": form, "target": f"{part} {i}" if form == "plain" else "same"}
+            for part, count in (("pool", POOL), ("test", TESTS)) for i in range(count)
+            for form in ("plain", "instruction")]  # fmt: skip
+    write_parquet(tmp_path / "task.parquet", pa.Table.from_pylist(rows), {})
     simulators = {
         "gradient_response": none | {"kernels": group["kernels"]},
         "gptfluence": none | {"features": group["features"]},
@@ -35,6 +39,7 @@ def spec(tmp_path: Path) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in ("features", "kernels")} | {
         "simulators": {name: files | {"settings": METHOD_SETTINGS[name]} for name, files in simulators.items()},
         "test_tasks": ["b_task"], "scores": ["grad_dot"], "pool": POOL, "budget": BUDGET, "splits": 2, "random": 3,
+        "task_file": str(tmp_path / "task.parquet"),
     }  # fmt: skip
 
 
@@ -55,7 +60,7 @@ def test_every_choice_is_a_curriculum_of_the_budget(spec: dict[str, Any], tmp_pa
         if chosen.choice.method == "random":
             assert len(chosen.target) == 0
         else:
-            halves = halve("g", chosen.choice.split, TESTS)
+            halves = halve("g", chosen.choice.split, np.zeros(TESTS, np.int64))
             assert chosen.target.tolist() == halves[chosen.choice.half].tolist(), name
     assert len({found[f"random-{i}"].examples.tobytes() for i in (1, 2, 3)}) == 3
     assert read_provenance(tmp_path / "choices.parquet")["simulators"] == ["gradient_response", "gptfluence"]
@@ -103,7 +108,7 @@ def test_predictions_are_of_a_simulator_that_is_fitted_on_the_target_half(spec: 
 def test_nothing_of_the_judging_half_is_seen(spec: dict[str, Any], tmp_path: Path) -> None:
     """Other losses, kernels and scores of the judging half: the same choices and predictions for the target half."""
     before = choose(spec, tmp_path / "before.parquet")
-    target, judging = halve("g", 1, TESTS)
+    target, judging = halve("g", 1, np.zeros(TESTS, np.int64))
     rng = np.random.default_rng(9)
     for run in spec["runs"]:
         table, provenance = read_parquet(run["shard"]), read_provenance(run["shard"])

@@ -18,13 +18,23 @@ def test_every_method_chooses_for_each_half_of_each_split() -> None:
 
 @pytest.mark.parametrize("tests", [2, 7, 16])
 def test_halves_share_no_test_and_miss_none(tests: int) -> None:
-    first, second = halve("group", 1, tests)
-    assert (len(first), len(second)) == (tests // 2, tests - tests // 2)
+    first, second = halve("group", 1, np.zeros(tests, np.int64))
+    assert (len(first), len(second)) == (tests - tests // 2, tests // 2)
     assert sorted([*first, *second]) == list(range(tests))
     assert (np.diff(first) > 0).all() and (np.diff(second) > 0).all()
 
 
 def test_splits_and_groups_are_halved_differently() -> None:
-    halves = {tuple(halve(group, split, 16)[0]) for group in ("one", "other") for split in (1, 2, 3)}
+    halves = {
+        tuple(halve(group, split, np.zeros(16, np.int64))[0]) for group in ("one", "other") for split in (1, 2, 3)
+    }
     assert len(halves) == 6
-    assert tuple(halve("one", 1, 16)[0]) in halves
+    assert tuple(halve("one", 1, np.zeros(16, np.int64))[0]) in halves
+
+
+def test_halves_have_their_share_of_each_stratum() -> None:
+    strata = np.array([0, 1, 2, 0, 1, 1, 0, 1, 0, 0, 2])
+    for split in range(1, 9):
+        first, second = (np.bincount(strata[half], minlength=3) for half in halve("group", split, strata))
+        assert (first + second).tolist() == [5, 4, 2]
+        assert np.abs(first - second).max() <= 1 and first[1] == second[1]

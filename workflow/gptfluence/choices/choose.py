@@ -1,12 +1,12 @@
 """Choose what a GPT is to be trained on, and in which order, for the sake of some tests.
 
-A group's tests are halved at random. Each half in turn is the target: for it each method chooses, and the other half
-judges. All that is used of a group's tests is of the target half: simulators are fitted on its losses in the fitting
-runs alone, and scores of attribution are its columns of the table. (TrackStar's table alone knows more: it weighs its
-components by what gradients of all tests have in common.)
+A group's tests are halved at random, labels alike. Each half in turn is the target: for it each method chooses, and the
+other half judges. All that is used of a group's tests is of the target half: simulators are fitted on its losses in the
+fitting runs alone, and scores of attribution are its columns of the table. (TrackStar's table alone knows more: it
+weighs its components by what gradients of all tests have in common.)
 
 Simulators choose examples and order at once, see `search`; methods of attribution the examples with the highest mean
-scores, in a random order; and random takes both at random. All train on as many examples, as often.
+scores, in a random order; and random takes both at random. All train on as many examples, of each label too, as often.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from gptfluence.choices.choices_file import Chosen, write_choices
 from gptfluence.choices.named import halve, list_choices
 from gptfluence.choices.search import Examples, Space, search, simulated_objective
+from gptfluence.choices.strata import read_targets, stratify
 from gptfluence.errors import UserError
 from gptfluence.randomness import named_generator
 from gptfluence.simulators.base import Array, Dynamics, Features
@@ -36,8 +37,8 @@ def choose_data(spec: dict[str, Any], output: Path) -> None:
     Args:
         spec: as for `fit_simulator` on the loss, but for method, settings and files on examples; with simulators
             ({name: settings, features, table, kernels, as there}), table (path of attribution scores; None if there are
-            no scores), scores (names of methods in it), pool (examples to choose from), budget (how many of them),
-            splits, random (how many).
+            no scores), scores (names of methods in it), task_file (path of the task), pool (examples to choose from),
+            budget (how many of them), splits, random (how many).
         output: the Parquet file to write, see `choices_file`.
 
     Raises:
@@ -45,10 +46,14 @@ def choose_data(spec: dict[str, Any], output: Path) -> None:
     """
     data = load_group(spec | {"table": None})
     _, steps, batch = data.curricula.examples.shape
-    space = Space(steps, batch, spec["budget"], spec["pool"])
+    tests = sum(data.sizes)
+    pool_targets, test_targets = (read_targets(spec["task_file"], spec["format"], part, count)
+                                  for part, count in (("pool", spec["pool"]), ("test", tests)))  # fmt: skip
+    space = Space(steps, batch, spec["budget"], stratify(pool_targets, spec["budget"] // 2))
+    test_strata = stratify(test_targets, tests // 2)
     features = {name: read_features(spec | method) for name, method in spec["simulators"].items()}
     scores = _read_scores(spec)
-    group, tests = spec["group"], sum(data.sizes)
+    group = spec["group"]
     choices = list_choices(list(features), list(scores), spec["splits"], spec["random"])
     # Whoever chooses examples alone has its own random order.
     generators = {choice.name: named_generator("choices", group, choice.name) for choice in choices}
@@ -56,7 +61,7 @@ def choose_data(spec: dict[str, Any], output: Path) -> None:
     found: list[Chosen] = [Chosen(c, np.empty(0, np.int64), random[c.name]) for c in choices if c.method == RANDOM]
     by_name = {choice.name: choice for choice in choices}
     for split in range(1, spec["splits"] + 1):
-        for half, target in enumerate(halve(group, split, tests)):
+        for half, target in enumerate(halve(group, split, test_strata)):
             names = {(c.method, c.order): c.name for c in choices if (c.split, c.half) == (split, half)}
             for method, known in features.items():
                 name, loose = names[method, CHOSEN], names[method, RANDOM]
@@ -69,9 +74,9 @@ def choose_data(spec: dict[str, Any], output: Path) -> None:
                 LOG.info("%s: for tests %s, a loss of %.4f is predicted of %s's choice, of random ones %.4f",
                          group, target.tolist(), found[-2].predicted, method, at_random)  # fmt: skip
             for method, table in scores.items():
-                best = np.argsort(-table[: space.pool, target].mean(axis=1), kind="stable")[: space.budget]
+                best = np.argsort(-table[: space.pool, target].mean(axis=1), kind="stable")
                 name = names[method, RANDOM]
-                examples = space.arrange(np.sort(best), generators[name])
+                examples = space.arrange(space.first(best), generators[name])
                 found.append(Chosen(by_name[name], target, examples))
     provenance = {key: spec[key] for key in ("group", "pool", "budget", "splits", "random", "scores")}
     runs = {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in spec["runs"]}

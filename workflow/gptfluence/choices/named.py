@@ -51,7 +51,14 @@ def list_choices(simulators: Sequence[str], scores: Sequence[str], splits: int, 
     return choices + [Choice(f"{RANDOM}-{number}", RANDOM, RANDOM, 0, 0) for number in range(1, random + 1)]
 
 
-def halve(group: str, split: int, tests: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers of the tests of either half, in their order; the second has one more if their count is odd."""
-    order = named_generator("choices", group, "halves", split).permutation(tests)
-    return np.sort(order[: tests // 2]), np.sort(order[tests // 2 :])
+def halve(group: str, split: int, strata: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of the tests of either half, in their order: of each stratum as many, or one more in one half.
+
+    Args:
+        group: of the tests.
+        split: which way of halving.
+        strata: [tests], number of each test's stratum.
+    """
+    order = named_generator("choices", group, "halves", split).permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]
+    return np.sort(order[::2]), np.sort(order[1::2])

@@ -1,7 +1,7 @@
 """Searches curricula for the one after which a simulator predicts the lowest loss.
 
 A curriculum trains on `budget` examples of the pool, all of them once in each epoch, as drawn ones do: what is free is
-which examples, and their order in each epoch.
+which examples (so many of each label, see `strata`), and their order in each epoch.
 
 Gradient response is linear in the examples' shares of the batches, so what example i in batch t does to the last loss
 is a matrix, `final_effects`. Were all targets equally long, a share would be one over the batch, and the best
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.signal import lfilter
 from scipy.sparse import block_array, csr_array, eye_array, kron
 
+from gptfluence.choices.strata import share_out
 from gptfluence.errors import UserError
 from gptfluence.simulators.base import Array, Curricula, Simulator
 from gptfluence.simulators.gradient_response import GradientResponse
@@ -48,13 +50,23 @@ class Space:
     Attributes:
         steps, batch: of every curriculum.
         budget: how many examples of the pool each trains on; a multiple of `batch` that divides all places.
-        pool: how many there are, numbers 0 to pool - 1.
+        strata: [pool], number of each example's stratum, whose share of the chosen ones is fixed; see `share_out`.
     """
 
     steps: int
     batch: int
     budget: int
-    pool: int
+    strata: NDArray[np.int64]
+
+    @property
+    def pool(self) -> int:
+        """How many examples there are to choose from, numbers 0 to pool - 1."""
+        return len(self.strata)
+
+    @cached_property
+    def quotas(self) -> NDArray[np.int64]:
+        """How many examples of each stratum are chosen."""
+        return share_out(self.strata, self.budget)
 
     @property
     def epochs(self) -> int:
@@ -67,7 +79,13 @@ class Space:
 
     def draw(self, generator: np.random.Generator) -> Examples:
         """Return a random curriculum, [steps, batch]."""
-        return self.arrange(generator.choice(self.pool, self.budget, replace=False), generator)
+        drawn = generator.permutation(self.pool)
+        return self.arrange(self.first(drawn), generator)
+
+    def first(self, ranked: Examples) -> Examples:
+        """Return the first of the pool's examples in an order, [pool], that fill the quotas; by number, [budget]."""
+        found = [ranked[self.strata[ranked] == stratum][:quota] for stratum, quota in enumerate(self.quotas)]
+        return np.sort(np.concatenate(found))
 
 
 def search(
@@ -144,8 +162,8 @@ def final_effects(simulator: GradientResponse, rates: Array) -> Array:
 def assign(space: Space, costs: Array) -> Examples:
     """Return the curriculum whose costs add up to the least, but for GAP, by an integer program.
 
-    Unknowns are whether example i is in batch t, and whether it is chosen. Each batch is full, and a chosen example
-    stands in one batch of each epoch.
+    Unknowns are whether example i is in batch t, and whether it is chosen. Each batch is full, a chosen example stands
+    in one batch of each epoch, and of each stratum as many are chosen as its quota.
 
     Args:
         space: the curricula to choose from.
@@ -160,10 +178,11 @@ def assign(space: Space, costs: Array) -> Examples:
         [
             [kron(eye_array(steps), np.ones((1, pool))), None],
             [kron(of_epoch, eye_array(pool)), kron(np.ones((epochs, 1)), -eye_array(pool))],
+            [None, csr_array(space.strata == np.arange(len(space.quotas))[:, None], dtype=float)],
         ],
         format="csr",
     )
-    right = np.concatenate([np.full(steps, space.batch), np.zeros(epochs * pool)])
+    right = np.concatenate([np.full(steps, space.batch), np.zeros(epochs * pool), space.quotas])
     scale = np.abs(costs).max() or 1.0
     solved = milp(
         np.concatenate([costs.ravel() / scale, np.zeros(pool)]),
@@ -181,7 +200,8 @@ def assign(space: Space, costs: Array) -> Examples:
 def exchange(space: Space, start: Examples, objective: Objective, generator: np.random.Generator) -> Examples:
     """Improve a curriculum, [steps, batch], move by move, each the best of CANDIDATES random ones.
 
-    A move lets two examples of an epoch change places, or puts an example from outside in the place of a chosen one.
+    A move lets two examples of an epoch change places, or puts an example from outside in the place of a chosen one of
+    its stratum.
     """
     best, lowest, patience = start, objective(start[None])[0], PATIENCE
     while patience:
@@ -199,10 +219,12 @@ def _moves(space: Space, curriculum: Examples, generator: np.random.Generator) -
     """Return CANDIDATES curricula, each one move away; half of them train on another example."""
     inside = np.unique(curriculum)
     outside = np.setdiff1d(np.arange(space.pool), inside)
+    pairs = np.argwhere(space.strata[inside][:, None] == space.strata[outside])
     moved = np.tile(curriculum.ravel(), (CANDIDATES, 1))
-    others = CANDIDATES // 2 if len(outside) else 0
+    others = CANDIDATES // 2 if len(pairs) else 0
     if others:
-        out, new = (generator.choice(examples, (others, 1)) for examples in (inside, outside))
+        out, new = generator.choice(pairs, others).T[..., None]
+        out, new = inside[out], outside[new]
         moved[:others] = np.where(moved[:others] == out, new, moved[:others])
     row = np.arange(others, CANDIDATES)
     first = generator.integers(space.budget, size=len(row))

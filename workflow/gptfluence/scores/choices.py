@@ -16,7 +16,6 @@ import pyarrow as pa
 from scipy.stats import ttest_1samp
 
 from gptfluence.choices.choices_file import read_choices
-from gptfluence.choices.named import halve
 from gptfluence.errors import UserError
 from gptfluence.io import write_parquet
 from gptfluence.simulators.base import Array
@@ -74,7 +73,7 @@ def judge_choices(spec: dict[str, Any], output: Path) -> None:
     rows = []
     for name, group in spec["groups"].items():
         where = (name, group["model"], group["task"])
-        for key, measures in _judge_group(name, group, spec["confidence"]).items():
+        for key, measures in _judge_group(group, spec["confidence"]).items():
             rows += [(*where, *key, measure, *score) for measure, score in measures.items()]
     table = pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], SCHEMA)
     write_parquet(output, table, {"choices": {"confidence": spec["confidence"]}})
@@ -83,7 +82,7 @@ def judge_choices(spec: dict[str, Any], output: Path) -> None:
 _Score = tuple[float, float | None, float | None, int]
 
 
-def _judge_group(name: str, group: dict[str, Any], confidence: float) -> dict[tuple[str, str], dict[str, _Score]]:
+def _judge_group(group: dict[str, Any], confidence: float) -> dict[tuple[str, str], dict[str, _Score]]:
     """Return the scores of a group by method and order, then by measure."""
     choices = read_choices(group["choices"])
     losses = {run["ranking"]: read_shard(run, "loss", (group["task"],), (group["tests"],))[-1] for run in group["runs"]}
@@ -97,9 +96,7 @@ def _judge_group(name: str, group: dict[str, Any], confidence: float) -> dict[tu
         choice = chosen.choice
         if choice.method == RANDOM:
             continue
-        target, judging = halve(name, choice.split, group["tests"])[:: 1 - 2 * choice.half]
-        if not np.array_equal(target, chosen.target):
-            raise UserError(f"{group['choices']}: {key} is for other tests. Delete it and run snakemake again.")
+        target, judging = chosen.target, np.setdiff1d(np.arange(group["tests"]), chosen.target)
         at_random = random[:, judging].mean(axis=1), random[:, target].mean(axis=1)
         half = _Half(losses[key][judging].mean(), losses[key][target].mean(), *at_random)
         half = half._replace(predicted=chosen.predicted, predicted_random=chosen.predicted_random)
