@@ -27,14 +27,14 @@ def test_layout(tmp_path: Path) -> None:
     assert places == sorted(places)
     for table in tables:
         assert table[0] == ["Family", "Method", "Judging half Loss", "Judging half Gain over random",
-                            "Judging half Random ones beaten", "Target half Loss", "Target half Gain",
+                            "Judging half Random ones beaten", "Target half Loss", "Target half Gain over random",
                             "Target half Predicted loss", "Target half Predicted gain"]  # fmt: skip
         assert [row[1] for row in table[2:]] == [
             *("Random", "Best of the random ones", "Gradient response (ours)"),
             *("Gradient response (ours), random order", "BM25", "LESS"),
         ]
     assert tables[2][2][2:] == ["1.000", "–", "–", "0.900", "–", "–", "–"]
-    ours = ["0.700", "**0.300 [0.260, 0.340]**", "**80%**", "0.600", "0.400", "0.400", "0.500"]
+    ours = ["0.700", "**0.300 [0.260, 0.340]**", "**80%**", "0.600", "**0.400 [0.360, 0.440]**", "0.400", "0.500"]
     assert tables[2][4][2:] == ours
     assert tables[0][4][2] == "0.775"
     assert "Means over 6 halves" in text and "after 10 random choices" in text and "90% interval" in text
@@ -53,7 +53,7 @@ def test_averages_and_bold_in_the_csv(tmp_path: Path) -> None:
     assert float(gain["high"]) == pytest.approx(0.15 + 0.04 / 2**0.5)
     bold = {(row["group"], row["method"], row["order"]) for row in rows if row["bold"] == "True"}
     assert bold == {(group, "gradient_response", "chosen") for group in ("average", *(name for name, _ in GROUPS))}
-    assert {row["measure"] for row in rows if row["bold"] == "True"} == {"gain", "beats"}
+    assert {row["measure"] for row in rows if row["bold"] == "True"} == {"gain", "beats", "target_gain"}
 
 
 def test_one_group_needs_no_averages(tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ _HEADS = (
     ("Judging half", "gain", "Gain over random"),
     ("Judging half", "beats", "Random ones beaten"),
     ("Target half", "target", "Loss"),
-    ("Target half", "target_gain", "Gain"),
+    ("Target half", "target_gain", "Gain over random"),
     ("Target half", "predicted", "Predicted loss"),
     ("Target half", "predicted_gain", "Predicted gain"),
 )
 """Of each column of the printed tables: head that neighbours share, measure, head."""
 
-_RIVALS = ("gain", "beats")
+_RIVALS = ("gain", "beats", "target_gain")
 """Measures by which methods compete."""
 
 
@@ -71,7 +71,7 @@ def _cell(row: dict[str, Any] | None) -> str:
         return "–"
     if row["measure"] == "beats":
         return f"{row['value']:.0%}"
-    if row["measure"] == "gain" and row["low"] is not None and row["high"] is not None:
+    if row["measure"] in ("gain", "target_gain") and row["low"] is not None and row["high"] is not None:
         return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     return f"{row['value']:.3f}"
 
@@ -92,6 +92,8 @@ def _make_notes(spec: dict[str, Any], judged: Rows) -> list[str]:
         f"Gain: how much lower the loss is than after {random} random choices, mean; in brackets: Student's "
         f"{confidence:.0%} interval over halves, as if they were independent. Random ones beaten: the share of them "
         "that leave a higher loss. Best of the random ones: that with the lowest measured loss of the target half.",
+        "Target half: simulators know how its losses went in the fitting runs, none of these runs. Where every test "
+        "asks for something else, what helps one half is taken from the other.",
         "Predicted: by the simulator that chose, of the target half.",
         "Bold: the highest of a column, and those within its interval.",
     ]
