@@ -15,6 +15,7 @@ include: "workflow/rules/4_features.smk"
 include: "workflow/rules/5_attribution.smk"
 include: "workflow/rules/6_simulators.smk"
 include: "workflow/rules/7_mislabels.smk"
+include: "workflow/rules/7_choices.smk"
 include: "workflow/rules/8_scores.smk"
 include: "workflow/rules/9_paper.smk"
 

@@ -17,7 +17,7 @@ import yaml
 from pipeline import ROOT, make_tiny
 
 BIN = Path(sys.executable).parent
-FOLDERS = ("data/tasks", "data/curricula", "data/models", "data/dynamics", "data/mislabels",
+FOLDERS = ("data/tasks", "data/curricula", "data/models", "data/dynamics", "data/mislabels", "data/choices",
            "results/features", "results/attribution", "results/simulators", "results/simulations",
            "results/scores", "results/tables", "results/figures")  # fmt: skip
 """What the stages make, plan aside."""
@@ -245,8 +245,8 @@ def keep_one_table_and_figure(repository: Repository) -> None:
     path = repository.path("dvc.yaml")
     dvc = yaml.safe_load(path.read_text(encoding="utf-8"))
     stages = dvc["stages"]
-    scores = ("scores_attribution", "scores_simulators", "scores_mislabels")
-    for name in ("table_attribution", "table_simulators", "figure_attribution", *scores):
+    scores = ("scores_attribution", "scores_simulators", "scores_mislabels", "scores_choices")
+    for name in ("table_attribution", "table_simulators", "table_choices", "figure_attribution", *scores):
         del stages[name]
     stages["tables"]["foreach"] = ["table_1"]
     stages["figures"]["foreach"] = {"figure_6": "scores"}
@@ -260,7 +260,7 @@ def md5(path: Path) -> str:
 
 
 _COLLECTING = ("all", "total", "tasks", "curricula", "dynamics", "features", "attribution", "simulators", "mislabels",
-               "scores", "tables", "figures")  # fmt: skip
+               "choices", "scores", "tables", "figures")  # fmt: skip
 
 
 def jobs(said: str) -> dict[str, int]:

@@ -46,7 +46,7 @@ def make_tiny(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_whole(raw: dict[str, Any]) -> dict[str, Any]:
-    """Turn the shipped params.yaml into a tiny plan of all stages: with attribution and mislabelled data."""
+    """Turn the shipped params.yaml into a tiny plan of all stages: with attribution, mislabelled data and choices."""
     replays = raw["attribution"]["replays"]
     whole = make_tiny(raw)
     whole["attribution"]["replays"] = replays
@@ -56,6 +56,10 @@ def make_whole(raw: dict[str, Any]) -> dict[str, Any]:
         **{"model": "tiny", "task": "sst2", "pool": 8, "test": 3, "flipped": 0.4, "seed": 1, "draw": 4},
         **{"batch": 4, "epochs": 1, "learning_rate": 1e-3, "runs": {"fit": 2, "validate": 1}},
         **{"retrainings": 1, "random_seeds": 2, "fractions": [0.25, 0.5]},
+    }
+    plan["choices"] = {
+        **{"model": "tiny", "tasks": ["rte"], "budget": 4, "splits": 1, "random": 2},
+        **{"simulators": ["gradient_response", "gptfluence"], "scores": ["grad_dot"]},
     }
     return whole
 

@@ -56,6 +56,8 @@ def test_every_artefact_is_there(finished: Path) -> None:
     assert len(list((finished / "data/curricula").glob("*.parquet"))) == len(shards)
     corrected = list((finished / "data/mislabels/dynamics").glob("*.parquet"))
     assert len(corrected) == (3 + 2) * 2  # orders, two of them random, times fractions
+    chosen = list((finished / "data/choices/dynamics").glob("*.parquet"))
+    assert len(chosen) == 2 * (2 * 2 + 1) + 2  # halves, simulators in two orders and a method of scores; random ones
     scores = pq.read_table(finished / "results/scores/scores.parquet")
     assert set(scores.column_names) >= {
         "scenario", "model", "task", "metric", "method", "setting", "measure", "value",
@@ -83,10 +85,18 @@ def test_every_artefact_is_there(finished: Path) -> None:
         *COVERAGES,
     }  # fmt: skip
     assert json.loads((finished / "results/scores/metrics.json").read_text())
-    for table in ("1", "2", "3", "4", "attribution"):
+    for table in ("1", "2", "3", "4", "attribution", "choices"):
         for ending in ("csv", "md", "tex", "html", "provenance.json"):
             assert (finished / f"results/tables/table_{table}.{ending}").stat().st_size > 0
-    for figure in ("figure_2", "figure_6", "figure_7", "figure_10", "figure_11", "figure_attribution"):
+    for figure in (
+        "figure_2",
+        "figure_6",
+        "figure_7",
+        "figure_10",
+        "figure_11",
+        "figure_attribution",
+        "figure_choices",
+    ):
         assert (finished / f"results/figures/{figure}.pdf").read_bytes().startswith(b"%PDF")
         assert (finished / f"results/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -101,6 +111,16 @@ def test_attribution_is_judged(finished: Path) -> None:
     checked = read_parquet(finished / "results/scores/mislabels.parquet").to_pylist()
     assert {row["method"] for row in checked} == {"gptfluence", "tracin", "loss", "random"}
     assert {row["fraction"] for row in checked if row["measure"] == "accuracy"} == {0.0, 0.25, 0.5}
+
+
+def test_choices_are_judged(finished: Path) -> None:
+    rows = read_parquet(finished / "results/scores/choices.parquet").to_pylist()
+    assert {(row["method"], row["order"]) for row in rows} == {
+        *(("gradient_response", order) for order in ("chosen", "random")),
+        *(("gptfluence", order) for order in ("chosen", "random")),
+        *((method, "random") for method in ("grad_dot", "random", "best_random")),
+    }
+    assert {row["group"] for row in rows} == {"fine_tuning-tiny-rte"}
 
 
 def test_simulations_start_from_the_measured_value(finished: Path) -> None:

@@ -36,7 +36,7 @@ def paper(raw_params: dict[str, Any], root: Path) -> Design:
 
 
 def test_paper_scale_holds_the_papers_352_runs(paper: Design) -> None:
-    simulated = [run for run in paper.runs.values() if paper.groups[run.group].metrics]
+    simulated = [run for run in paper.drawn_runs() if paper.groups[run.group].metrics]
     apart = Counter(run.split for run in simulated if run.split in ("unseen", "repeat"))
     # Three on the disjoint pool for each fine-tuned task; two of each group with sampled texts are repeated.
     assert apart == {"unseen": 15, "repeat": 2 * (2 + 6)}
@@ -64,10 +64,45 @@ def test_paper_scale_holds_the_runs_on_mislabelled_data(paper: Design) -> None:
     assert len({run.hash for run in runs}) == len({run.curriculum for run in runs}) == len(runs)
 
 
+def test_paper_scale_holds_the_runs_on_chosen_data(paper: Design) -> None:
+    assert paper.choice_groups() == ["fine_tuning-pythia-410m-rte", "fine_tuning-pythia-410m-webnlg"]
+    for group in paper.choice_groups():
+        runs = [run for run in paper.groups[group].runs if run.split == "chosen"]
+        # Two splits, two halves, a simulator in two orders and four methods of attribution; six random ones.
+        assert len(runs) == 2 * 2 * (2 + 4) + 6 == len({run.hash for run in runs})
+        first = paper.groups[group].runs[0]
+        for run in runs:
+            assert (run.steps, run.batch, run.learning_rate) == (first.steps, first.batch, first.learning_rate)
+            assert (run.draw, run.epochs) == (64, 6)
+            assert Path(run.shard).parent.as_posix() == "data/choices/dynamics"
+            assert run.curriculum not in paper.stages["curricula"] and run.curriculum in paper.stages["choices"]
+        spec = paper.gang_spec(runs[0].gang)
+        assert {tuple(metrics) for metrics in spec["metrics"].values()} == {("loss",)}
+        assert group in paper.attributed_groups()  # nothing else on this scale needs its scores
+
+
+def test_chosen_runs_depend_on_what_chooses_them(raw_params: dict[str, Any], root: Path) -> None:
+    def chosen() -> set[str]:
+        return {run.hash for run in design_of(raw_params, root).derived_runs("chosen")}
+
+    before = chosen()
+    raw_params["simulators"]["methods"]["simfluence"]["strengths"] = [3.0]
+    assert chosen() == before
+    raw_params["simulators"]["methods"]["gptfluence"]["strengths"] = [3.0]
+    assert not chosen() & before
+
+
+def test_a_plan_may_have_no_choices(raw_params: dict[str, Any], root: Path) -> None:
+    raw_params["scales"]["nano"].pop("choices")
+    design = design_of(raw_params, root)
+    assert design.stages["choices"] == [] and design.judge_choices_spec()["groups"] == {}
+    assert design.write_chosen_spec()["runs"] == []
+
+
 def test_corrected_runs_depend_on_what_ranks_the_labels(raw_params: dict[str, Any], root: Path) -> None:
     def corrected(strengths: list[float]) -> set[str]:
         raw_params["simulators"]["methods"]["gptfluence"]["strengths"] = strengths
-        return {run.hash for run in design_of(raw_params, root).corrected_runs()}
+        return {run.hash for run in design_of(raw_params, root).derived_runs("corrected")}
 
     assert not corrected([1.0]) & corrected([2.0])
 
@@ -128,7 +163,7 @@ def test_rehearsal_has_the_papers_runs(raw_params: dict[str, Any], root: Path, p
 
 
 def test_paper_scale_has_the_papers_settings(paper: Design) -> None:
-    for run in (run for run in paper.runs.values() if paper.groups[run.group].metrics):
+    for run in (run for run in paper.drawn_runs() if paper.groups[run.group].metrics):
         assert run.draw == 128 and run.pool_size == 200
         if run.scenario == "fine_tuning":
             (task,) = run.train_tasks
@@ -156,7 +191,7 @@ def test_settings_equal_the_printed_tables(paper: Design, root: Path) -> None:
         rows = {(names[r["dataset"]], r["hyperparameter"]): r["value"] for r in csv.DictReader(file)}
     with open(folder / "table05_instruction_tuning_hyperparameters.csv", encoding="utf-8") as file:
         rows |= {(r["model"].lower(), r["hyperparameter"]): r["value"] for r in csv.DictReader(file)}
-    for run in (run for run in paper.runs.values() if paper.groups[run.group].metrics):
+    for run in (run for run in paper.drawn_runs() if paper.groups[run.group].metrics):
         key = run.train_tasks[0] if run.scenario == "fine_tuning" else run.model
         assert run.learning_rate == float(rows[key, "Learning rate"])
         assert run.batch == int(rows[key, "Batch size"])
@@ -226,6 +261,8 @@ def test_what_does_not_determine_a_run_keeps_its_name(raw_params: dict[str, Any]
     assert before.runs.keys() - shared == {
         f"fine_tuning-nano-0.2m-{task}-13-repeat" for task in ("webnlg", "wmt16_de_en")
     }
+    # But for what is chosen by simulators that are fitted on one run more.
+    shared = [name for name in shared if before.runs[name].split != "chosen"]
     assert all(before.runs[name].shard == after.runs[name].shard for name in shared)
 
 
@@ -257,12 +294,14 @@ def test_own_task_gets_its_place(raw_params: dict[str, Any], root: Path, tmp_pat
     raw_params["tasks"]["own"] = {"trivia": own}
     settings = raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]
     settings |= {"train_tasks": ["trivia"], "test_tasks": ["trivia"], "subsets": 0}
+    raw_params["scales"]["nano"].pop("choices")
     group = design_of(raw_params, root).groups["fine_tuning-nano-0.2m-trivia"]
     assert group.metrics == ("loss", "bleu")
 
 
 def test_a_scenario_trains_only_on_what_it_tests(raw_params: dict[str, Any], root: Path) -> None:
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["test_tasks"] = ["rte"]
+    raw_params["scales"]["nano"].pop("choices")
     groups = design_of(raw_params, root).groups.values()
     assert [g.train_tasks for g in groups if g.scenario == "fine_tuning" and g.metrics] == [("rte",)]
 
@@ -323,20 +362,25 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     items = dict.fromkeys((*tables, "figure_2", "figure_6", "figure_10", "figure_11"), 1)
     judged = dict.fromkeys(("scores_attribution", "table_attribution", "figure_attribution"), 1)
     apart = dict.fromkeys(("scores_simulators", "table_simulators", "figure_simulators"), 1)
+    chosen = dict.fromkeys(("scores_choices", "table_choices", "figure_choices"), 1)
     assert changed_by("paper", "example_curves", value=3) == {"figure_2": 1}
-    assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items | judged | apart
+    assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items | judged | apart | chosen
     assert changed_by("scores", "learning", "draws", value=3) == apart
     # 9 groups x metrics are simulated: 5 of loss in fine-tuning, 2 x 2 of texts there, 3 x 3 in the mixtures. It also
     # ranks examples that may be mislabelled, so all that is trained on corrected labels is new.
     strengths = changed_by("simulators", "methods", "gptfluence", "strengths", value=[1.0])
     corrected = {"scores_mislabels", "table_attribution", "figure_attribution", "figure_7"}
-    assert strengths.pop("mislabels") > 100
-    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | items | apart | dict.fromkeys(corrected, 1)
+    assert strengths.pop("mislabels") > 100 and strengths.pop("choices") > 100
+    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | items | apart | chosen | dict.fromkeys(
+        corrected, 1
+    )
     # Kernels and sketches of gradients: what is made of them, and no run.
     damping = changed_by("attribution", "damping", value=0.2)
-    assert damping.keys() == {"features", "attribution", "simulators", "scores"} | (items | judged | apart).keys()
+    made = {"features", "attribution", "simulators", "scores", "choices"}
+    assert damping.keys() == made | (items | judged | apart | chosen).keys()
     kernels = changed_by("attribution", "kernel_checkpoints", value=7)
-    assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart
+    assert kernels.pop("choices") > 100
+    assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart | chosen
     runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=4)
     assert runs["curricula"] == 5 and runs["dynamics"] == 5 + 5  # a shard and a gang's manifest each
     assert runs["simulators"] == 5 + 4 and "tasks" not in runs

@@ -25,6 +25,7 @@ def test_paper_scale_is_planned_in_a_fresh_clone_in_seconds(root: Path, tmp_path
     assert time.monotonic() - began < 15
     counts = dict(line.split()[:2] for line in result.stdout.splitlines() if len(line.split()) == 2)
     assert (counts["train_runs"], counts["retrain_corrected"]) == ("411", "65")  # 352 + 15, 16 repeats, 28 noisy
+    assert (counts["choose_data"], counts["retrain_chosen"]) == ("2", "60")
     for model in ("pythia-14m", "pythia-2.8b"):
         block = next(b for b in result.stdout.split("\n\n") if "rule train_runs" in b and f"{model}-mixture" in b)
         params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))["dynamics"]["models"][model]

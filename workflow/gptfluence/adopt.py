@@ -10,6 +10,7 @@ from gptfluence.io import atomic_path
 FOLDERS = (
     *("data/tasks", "data/curricula", "data/models", "data/dynamics"),
     *("data/mislabels/rankings", "data/mislabels/curricula", "data/mislabels/dynamics"),
+    *("data/choices/chosen", "data/choices/curricula", "data/choices/dynamics"),
     *("results/features", "results/attribution/tables", "results/attribution/replays"),
     *("results/simulators", "results/simulations"),
 )

@@ -41,10 +41,13 @@ COMMANDS = {
     "simulate_runs": "simulators.simulate",
     "rank_mislabels": "mislabels.rank",
     "correct_labels": "mislabels.correct",
+    "choose_data": "choices.choose",
+    "write_chosen": "choices.curricula",
     "score_simulations": "scores.score",
     "judge_attribution": "scores.attribution",
     "judge_simulators": "scores.simulators",
     "judge_mislabels": "scores.mislabels",
+    "judge_choices": "scores.choices",
     "write_table": "paper.tables",
     "write_figure": "paper.figures",
 }

@@ -15,8 +15,19 @@ from typing import Any
 
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
-from gptfluence.params import MislabelledPlan, Params
-from gptfluence.runs import SAMPLED, Gang, Group, Run, corrected_runs, make_gangs, make_groups, measured_metrics
+from gptfluence.params import ChoicesPlan, MislabelledPlan, Params
+from gptfluence.runs import (
+    DERIVED,
+    SAMPLED,
+    Gang,
+    Group,
+    Run,
+    chosen_runs,
+    corrected_runs,
+    make_gangs,
+    make_groups,
+    measured_metrics,
+)
 from gptfluence.sources import (
     folder_digest,
     mislabelled_task,
@@ -35,18 +46,21 @@ SCORES_FILES = (SCORES_FILE, CURVES_FILE, "results/scores/metrics.json", "result
 ATTRIBUTION_FILE = "results/scores/attribution.parquet"
 SIMULATORS_FILE = "results/scores/simulators.parquet"
 MISLABELS_FILE = "results/scores/mislabels.parquet"
+CHOICES_FILE = "results/scores/choices.parquet"
 SCORED = {
     "scores": SCORES_FILE,
     "curves": CURVES_FILE,
     "simulators": SIMULATORS_FILE,
     "attribution": ATTRIBUTION_FILE,
     "mislabels": MISLABELS_FILE,
+    "choices": CHOICES_FILE,
 }
 """Files of the scores, by what tables and figures call them."""
 TABLES = {
     **dict.fromkeys(("table_1", "table_2", "table_3", "table_4"), ("scores",)),
     "table_attribution": ("attribution", "mislabels"),
     "table_simulators": ("simulators",),
+    "table_choices": ("choices",),
 }
 """Each table, and the files of the scores that it is made from."""
 TABLE_FORMS = ("csv", "html", "md", "tex")
@@ -58,6 +72,7 @@ FIGURES = {
     "figure_11": ("curves",),
     "figure_attribution": ("attribution", "mislabels"),
     "figure_simulators": ("simulators",),
+    "figure_choices": ("choices",),
 }
 """Each figure, and what it is drawn from: files of the scores, and settings of its own."""
 FIGURE_FORMS = ("pdf", "png")
@@ -129,6 +144,10 @@ class Design:
             else None
         )
 
+    def choices_file(self, group: str) -> str:
+        """Path of the curricula that are chosen for a group."""
+        return f"data/choices/chosen/{group}.{digest(self.choose_spec(group))}.parquet"
+
     @cache  # noqa: B019 (a design lives as long as its process)
     def simulator_file(self, group: str, metric: str, method: str) -> str:
         """Path of a fitted simulator."""
@@ -152,7 +171,7 @@ class Design:
             "dynamics": [
                 *folders,
                 *(run.shard for run in self.drawn_runs()),
-                *(gang.manifest for gang in self.gangs.values() if gang.runs[0].split != "corrected"),
+                *(gang.manifest for gang in self.gangs.values() if gang.runs[0].split not in DERIVED),
             ],
             "features": sorted({self.features_file, *features} if self._text_is_read() else features),
             "attribution": [
@@ -169,10 +188,15 @@ class Design:
                 *(self.simulations_file(*pair) for pair in self.simulation_pairs()),
             ],
             "mislabels": self._mislabels_files(),
+            "choices": [
+                *(self.choices_file(group) for group in self.choice_groups()),
+                *self._derived_files("chosen"),
+            ],
             "scores": [*SCORES_FILES, provenance_file(SCORES_FILES[0])],
             "scores_attribution": [ATTRIBUTION_FILE, provenance_file(ATTRIBUTION_FILE)],
             "scores_simulators": [SIMULATORS_FILE, provenance_file(SIMULATORS_FILE)],
             "scores_mislabels": [MISLABELS_FILE, provenance_file(MISLABELS_FILE)],
+            "scores_choices": [CHOICES_FILE, provenance_file(CHOICES_FILE)],
         }
         for name in TABLES:
             stages[name] = [f"results/tables/{name}.{form}" for form in (*TABLE_FORMS, "provenance.json")]
@@ -185,21 +209,23 @@ class Design:
         return "encoder_cosine" in self.params.attribution.methods and bool(self.attributed_groups())
 
     def _mislabels_files(self) -> list[str]:
-        runs = self.corrected_runs()
-        gangs = dict.fromkeys(run.gang for run in runs)
-        manifests = [self.gangs[gang].manifest for gang in gangs]
-        ranking = [self.ranking_file] if self.ranking_file else []
-        return [*ranking, *(run.curriculum for run in runs), *(run.shard for run in runs), *manifests]
+        return [*([self.ranking_file] if self.ranking_file else []), *self._derived_files("corrected")]
+
+    def _derived_files(self, split: str) -> list[str]:
+        """Return curricula, shards and manifests of the runs of a split whose curricula are `DERIVED`."""
+        runs = self.derived_runs(split)
+        manifests = [self.gangs[gang].manifest for gang in dict.fromkeys(run.gang for run in runs)]
+        return [*(run.curriculum for run in runs), *(run.shard for run in runs), *manifests]
 
     # --------------------------------------------------------------------------------------------------- parts
 
     def drawn_runs(self) -> list[Run]:
-        """Every run whose curriculum is drawn: all but those on corrected labels."""
-        return [run for run in self.runs.values() if run.split != "corrected"]
+        """Every run whose curriculum is drawn: all but those on corrected labels and on chosen data."""
+        return [run for run in self.runs.values() if run.split not in DERIVED]
 
-    def corrected_runs(self) -> list[Run]:
-        """Every run on corrected labels."""
-        return [run for run in self.runs.values() if run.split == "corrected"]
+    def derived_runs(self, split: str) -> list[Run]:
+        """Every run of a split whose curricula are `DERIVED`."""
+        return [run for run in self.runs.values() if run.split == split]
 
     @cached_property
     def mislabelled_group(self) -> str | None:
@@ -211,12 +237,18 @@ class Design:
         """Every group whose attribution scores are judged: those with retrainings on subsets."""
         return [name for name, group in self.groups.items() if any(run.split == "subset" for run in group.runs)]
 
+    def choice_groups(self) -> list[str]:
+        """Every group that training data is chosen for."""
+        plan = self.params.plan.choices
+        return [f"fine_tuning-{plan.model}-{task}" for task in plan.tasks] if plan else []
+
     @cache  # noqa: B019
     def attributed_groups(self) -> list[str]:
-        """Every group that has a table of attribution scores: it is judged, or a simulator is made of them."""
+        """Every group that has a table of attribution scores: it is judged, or a choice or simulator is made of it."""
         additive = any(method["kind"] == "additive" for method in self.methods.values())
-        judged = self.judged_groups()
-        return [name for name, group in self.groups.items() if name in judged or (additive and group.metrics)]
+        plan = self.params.plan.choices
+        needed = self.judged_groups() + (self.choice_groups() if plan and plan.scores else [])
+        return [name for name, group in self.groups.items() if name in needed or (additive and group.metrics)]
 
     @cache  # noqa: B019
     def kernel_groups(self) -> list[str]:
@@ -360,11 +392,37 @@ class Design:
     def correct_spec(self) -> dict[str, Any]:
         """For correct_labels: the row of every run on corrected labels."""
         return {
-            "runs": [run.row() for run in self.corrected_runs()],
+            "runs": [run.row() for run in self.derived_runs("corrected")],
             "ranking": self.ranking_file,
             "pool": self._mislabelled().pool,
             "code": code_digest("mislabels.correct"),
         }
+
+    def choose_spec(self, group: str) -> dict[str, Any]:
+        """For choose_data: the group's fitting runs, and all that its simulators and scores are made of."""
+        plan = self._choices()
+        settings = plan.model_dump(include={"budget", "splits", "random"})
+        return self._group_spec(group, "loss", ("fit", "validate")) | settings | {
+            "pool": self.params.plan.pool,
+            "task_file": self.task_file(self.groups[group].train_tasks[0]),
+            "simulators": {method: self._method_spec(group, method) for method in plan.simulators},
+            "table": self.table_file(group) if plan.scores else None,
+            "scores": list(plan.scores),
+            "code": code_digest("choices.choose"),
+        }  # fmt: skip
+
+    def write_chosen_spec(self) -> dict[str, Any]:
+        """For write_chosen: the row of every run on chosen data."""
+        return {
+            "runs": [run.row() for run in self.derived_runs("chosen")],
+            "choices": {group: self.choices_file(group) for group in self.choice_groups()},
+            "code": code_digest("choices.curricula"),
+        }
+
+    def _choices(self) -> ChoicesPlan:
+        plan = self.params.plan.choices
+        assert plan is not None
+        return plan
 
     def _mislabelled(self) -> MislabelledPlan:
         plan = self.params.plan.mislabelled
@@ -553,11 +611,28 @@ class Design:
             "code": code,
         }
 
+    @cache  # noqa: B019
+    def judge_choices_spec(self) -> dict[str, Any]:
+        """For judge_choices: the runs on chosen data; none in a plan without."""
+        keys = ("run_id", "ranking", "shard", "hash")
+        groups = {
+            name: {
+                "model": self.groups[name].model,
+                "task": self.groups[name].test_tasks[0],
+                "tests": rows_of(self.tasks[self.groups[name].test_tasks[0]], "test"),
+                "choices": self.choices_file(name),
+                "runs": [{key: getattr(run, key) for key in keys} for run in self.groups[name].runs
+                         if run.split == "chosen"],
+            }
+            for name in self.choice_groups()
+        }  # fmt: skip
+        return {"groups": groups, "confidence": self.params.scores.confidence, "code": code_digest("scores.choices")}
+
     def _scored(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Return the files of the scores that something is made from, and the digest of what made them."""
         made_by = {"scores": self.score_spec, "curves": self.score_spec,
                    "attribution": self.judge_attribution_spec, "simulators": self.judge_simulators_spec,
-                   "mislabels": self.judge_mislabels_spec}  # fmt: skip
+                   "mislabels": self.judge_mislabels_spec, "choices": self.judge_choices_spec}  # fmt: skip
         files = {name: SCORED[name] for name in names if name in SCORED}
         return files | {"scored": digest([made_by[name]() for name in files])}
 
@@ -604,6 +679,7 @@ class Design:
             "scores_attribution": self.judge_attribution_spec(),
             "scores_simulators": self.judge_simulators_spec(),
             "scores_mislabels": self.judge_mislabels_spec(),
+            "scores_choices": self.judge_choices_spec(),
         }
         return judged | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
 
@@ -632,13 +708,19 @@ def make_design(params: Params) -> Design:
 
     groups = make_groups(params, tasks, models)
     design = _design(params, tasks, models, groups)
-    if design.ranking_file is None or design.mislabelled_group is None:
+    # What is ranked, and what is chosen, is known once all other runs are.
+    derived: dict[str, list[Run]] = {}
+    if design.ranking_file and design.mislabelled_group:
+        group = groups[design.mislabelled_group]
+        derived[group.group] = corrected_runs(params, group, design.ranking_file, tasks, models[group.model])
+    for group in map(groups.__getitem__, design.choice_groups()):
+        derived[group.group] = chosen_runs(params, group, design.choices_file(group.group), tasks, models[group.model])
+    if not derived:
         return design
-    # What is ranked is known once all other runs are.
-    noisy_group = groups[design.mislabelled_group]
-    corrected = corrected_runs(params, noisy_group, design.ranking_file, tasks, models[noisy_group.model])
-    whole = dataclasses.replace(noisy_group, runs=(*noisy_group.runs, *corrected))
-    return _design(params, tasks, models, groups | {whole.group: whole})
+    whole = {
+        name: dataclasses.replace(groups[name], runs=(*groups[name].runs, *runs)) for name, runs in derived.items()
+    }
+    return _design(params, tasks, models, groups | whole)
 
 
 def _design(

@@ -450,6 +450,18 @@ class MislabelledPlan(Section):
     fractions: Some[Annotated[float, Field(gt=0, le=1)]]
 
 
+class ChoicesPlan(Section):
+    """Tasks of fine-tuning for which training data is chosen, and by what."""
+
+    model: str
+    tasks: Some[str]
+    budget: Annotated[int, Field(ge=2)]
+    splits: PositiveInt
+    random: Annotated[int, Field(ge=2)]
+    simulators: tuple[str, ...]
+    scores: tuple[AttributionMethod, ...]
+
+
 class Scale(Section):
     """A plan: which runs exist."""
 
@@ -459,6 +471,7 @@ class Scale(Section):
     test: PositiveInt | dict[str, PositiveInt]
     scenarios: Annotated[dict[Scenario, ScenarioPlan], Field(min_length=1)]
     mislabelled: MislabelledPlan | None = None
+    choices: ChoicesPlan | None = None
     seeds: dict[str, Seed] = {}
 
 
@@ -675,6 +688,10 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
             here = ("scales", scale, "mislabelled")
             unknown((*here, "model"), plan["mislabelled"].get("model"), list(models), "model")
             found += _check_mislabelled(here, plan, method)
+        if isinstance(plan.get("choices"), dict):
+            here = ("scales", scale, "choices")
+            scored = at("attribution", "methods")
+            found += _check_choices(here, plan, mapping("simulators", "methods"), scored, unknown)
         for scenario, settings in plan["scenarios"].items():
             if isinstance(settings, dict):
                 here = ("scales", scale, "scenarios", scenario)
@@ -798,6 +815,53 @@ def _check_mislabelled(
             found.append(((*here, "batch"), f"{key} = {size} examples do not fill batches of {batch}"))
     if not isinstance(method, dict) or (method.get("kind"), method.get("head")) != ("gptfluence", "bilinear"):
         found.append((here, "ranks by simulators.methods.gptfluence, which must be of kind gptfluence, head bilinear"))
+    return found
+
+
+def _check_choices(
+    here: tuple[str, ...], plan: dict[str, Any], methods: dict[str, Any], scored: Any, unknown: Any
+) -> list[tuple[tuple[str | int, ...], str]]:
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    settings = plan["choices"]
+
+    def listed(owner: dict[str, Any], key: str) -> list[Any]:
+        return owner[key] if isinstance(owner.get(key), list) else []
+
+    scenario = plan["scenarios"].get("fine_tuning")
+    if not isinstance(scenario, dict):
+        return [(here, "data is chosen for fine-tuning, which this plan has not")]
+    unknown((*here, "model"), settings.get("model"), listed(scenario, "models"), "model of fine-tuning")
+    tested = [name for name in listed(scenario, "test_tasks") if name in listed(scenario, "train_tasks")]
+    choices = {
+        "tasks": (tested, "test task of fine-tuning"),
+        "simulators": ([*methods], "method in simulators.methods"),
+        "scores": ([name for name in scored if isinstance(name, str)] if isinstance(scored, list) else [],
+                   "method in attribution.methods"),
+    }  # fmt: skip
+    for key, (known, what) in choices.items():
+        names = listed(settings, key)
+        for i, name in enumerate(names):
+            unknown((*here, key, i), name, known, what)
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        if twice:
+            found.append(((*here, key), f"{', '.join(twice)}: stands there twice"))
+    if settings.get("simulators") == settings.get("scores") == []:
+        found.append((here, "names no method; leave it out"))
+    budget, pool, batch, draw = (
+        value if isinstance(value := owner.get(key), int) and value > 0 else None
+        for owner, key in ((settings, "budget"), (plan, "pool"), (scenario, "batch"), (scenario, "draw"))
+    )
+    if budget and pool and budget > pool:
+        found.append(((*here, "budget"), f"cannot choose {budget} of a pool of {pool}; lower budget or raise pool"))
+    if budget and batch and budget % batch:
+        found.append(((*here, "budget"), f"{budget} examples do not fill batches of {batch}"))
+    for task in listed(settings, "tasks"):
+        epochs = scenario.get("epochs")
+        if isinstance(epochs, dict):
+            epochs = epochs.get(settings.get("model"), epochs.get(task))
+        if budget and draw and isinstance(epochs, int) and epochs * draw % budget:
+            found.append(((*here, "budget"), f"{budget} does not divide the {epochs * draw} places of a curriculum"))
+            break
     return found
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gptfluence.choices.named import list_choices
 from gptfluence.errors import UserError, did_you_mean
 from gptfluence.identity import DYNAMICS_CODE, code_digest
 from gptfluence.io import digest
@@ -18,6 +19,9 @@ RANKINGS = ("gptfluence", "tracin", "loss")
 """By what labels are checked, beside random orders."""
 SAMPLED: tuple[Metric, ...] = ("bleu", "rouge_l")
 """Metrics of sampled texts: part of their variance is the sampling's."""
+
+DERIVED = {"corrected": "data/mislabels", "chosen": "data/choices"}
+"""Splits of runs whose curricula are not drawn, but come after what other runs tell; and where their files stand."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Run:
     train_tasks: tuple[str, ...]
     test_tasks: tuple[str, ...]
     pool: str  # the part of each task that is drawn from: pool | unseen_pool
-    split: str  # fit | validate | held_out | unseen | repeat | subset | noisy | corrected
+    split: str  # fit | validate | held_out | unseen | repeat | subset | noisy | corrected | chosen
     seed: int
     draw_seed: int
     order_seed: int
@@ -45,15 +49,15 @@ class Run:
     epochs: int
     steps: int
     learning_rate: float
-    ranking: str = ""  # of corrected runs: by what the labels were checked
+    ranking: str = ""  # of corrected runs: by what the labels were checked; of chosen ones: the choice
     fraction: float = 0.0  # of corrected runs: how many of them
     hash: str = ""
     curriculum_hash: str = ""
 
     @property
     def folder(self) -> str:
-        """Where the shard stands: what is retrained on corrected labels comes after all that ranks them."""
-        return "data/mislabels/dynamics" if self.split == "corrected" else "data/dynamics"
+        """Where the shard stands: what comes after other runs stands apart from them."""
+        return f"{DERIVED.get(self.split, 'data')}/dynamics"
 
     @property
     def format(self) -> str:
@@ -68,8 +72,7 @@ class Run:
     @property
     def curriculum(self) -> str:
         """Path of the run's curriculum."""
-        folder = "data/mislabels/curricula" if self.split == "corrected" else "data/curricula"
-        return f"{folder}/{self.run_id}.{self.curriculum_hash}.parquet"
+        return f"{DERIVED.get(self.split, 'data')}/curricula/{self.run_id}.{self.curriculum_hash}.parquet"
 
     def row(self) -> dict[str, Any]:
         """Return the run as JSON-able values, with the paths of its files."""
@@ -122,7 +125,7 @@ class Gang:
 def make_groups(
     params: Params, tasks: dict[str, dict[str, Any]], models: dict[str, dict[str, Any]]
 ) -> dict[str, Group]:
-    """Return the groups of the chosen scale with their runs, but for those on corrected labels.
+    """Return the groups of the chosen scale with their runs, but for those whose curricula are `DERIVED`.
 
     Raises:
         UserError: `seeds` names a run that does not exist.
@@ -201,6 +204,34 @@ def corrected_runs(
             run = dataclasses.replace(run, curriculum_hash=digest(made_by))
             hash_ = _run_hash(params, run, tasks, model)
             members.append(dataclasses.replace(run, hash=hash_))
+    return members
+
+
+def chosen_runs(
+    params: Params, group: Group, choices: str, tasks: dict[str, dict[str, Any]], model: dict[str, Any]
+) -> list[Run]:
+    """Return the runs on chosen data: they differ from the group's first run in their curricula alone.
+
+    Args:
+        group: that data is chosen for.
+        choices: path of the chosen curricula; its name holds the digest of what they depend on.
+    """
+    plan, first = params.plan.choices, group.runs[0]
+    assert plan is not None
+    members: list[Run] = []
+    for choice in list_choices(plan.simulators, plan.scores, plan.splits, plan.random):
+        made_by = {"choices": choices, "choice": choice.name, "code": code_digest("choices.curricula")}
+        run = dataclasses.replace(
+            first,
+            run_id=f"{group.group}-chosen-{choice.name}",
+            gang=_gang(params, first.model, f"{group.group}.chosen", len(members)),
+            split="chosen",
+            draw=plan.budget,
+            epochs=first.steps * first.batch // plan.budget,
+            ranking=choice.name,
+            curriculum_hash=digest(made_by),
+        )
+        members.append(dataclasses.replace(run, hash=_run_hash(params, run, tasks, model)))
     return members
 
 
@@ -349,8 +380,8 @@ def _hashed(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model: d
 
 
 def measured_metrics(params: Params, run: Run, task: str) -> tuple[Metric, ...]:
-    """What is measured in a run: of retrainings on subsets the loss alone."""
-    return ("loss",) if run.split == "subset" else params.metrics(task)
+    """What is measured in a run: of retrainings on subsets and on chosen data the loss alone."""
+    return ("loss",) if run.split in ("subset", "chosen") else params.metrics(task)
 
 
 def _curriculum_hash(run: Run) -> str:
@@ -362,8 +393,8 @@ def _curriculum_hash(run: Run) -> str:
 def _run_hash(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model: dict[str, Any]) -> str:
     """Digest everything that determines a run's shard; where the run stands in the plan does not."""
     where = {"run_id", "group", "gang", "split", "seed", "ranking", "fraction", "hash", "curriculum_hash"}
-    # The curriculum of a run on corrected labels is not drawn from its seeds alone.
-    corrected = {"curriculum": run.curriculum_hash} if run.split == "corrected" else {}
+    # Such a curriculum is not drawn from the run's seeds alone.
+    derived = {"curriculum": run.curriculum_hash} if run.split in DERIVED else {}
     return digest(
         {
             "run": {key: value for key, value in dataclasses.asdict(run).items() if key not in where},
@@ -377,6 +408,6 @@ def _run_hash(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model:
             "precision": params.dynamics.precision,
             "compile": params.dynamics.compile,
             "code": code_digest(*DYNAMICS_CODE),
-            **corrected,
+            **derived,
         }
     )

@@ -29,10 +29,12 @@ _RULES = {
     "attribution": ("attribute_examples", "measure_kernels", "replay_runs", "attribution"),
     "simulators": ("fit_simulator", "simulate_runs", "simulators"),
     "mislabels": ("rank_mislabels", "correct_labels", "retrain_corrected", "mislabels"),
+    "choices": ("choose_data", "write_chosen", "retrain_chosen", "choices"),
     "scores": ("score_simulations",),
     "scores_attribution": ("judge_attribution",),
     "scores_simulators": ("judge_simulators",),
     "scores_mislabels": ("judge_mislabels",),
+    "scores_choices": ("judge_choices",),
     **{table: ("write_table",) for table in TABLES},
     **{figure: ("write_figure",) for figure in FIGURES},
 }
@@ -44,8 +46,9 @@ _FOLDERS = {
     "attribution": ("results/attribution",),
     "simulators": ("results/simulators", "results/simulations"),
     "mislabels": ("data/mislabels",),
+    "choices": ("data/choices",),
 }
-"""Outputs in dvc.yaml that a plan may leave empty: no model of its own, no features, no mislabelled data."""
+"""Outputs in dvc.yaml that a plan may leave empty: no model of its own, no features, no mislabelled or chosen data."""
 
 
 def write_plan(design: Design) -> None:

@@ -78,7 +78,7 @@ class Standing:
 
     def stands(self, stage: str) -> bool:
         """Whether nothing is left to do for a stage."""
-        broken = self.broken if stage in ("dynamics", "mislabels") else {}
+        broken = self.broken if stage in ("dynamics", "mislabels", "choices") else {}
         return not self.missing[stage] and not broken and stage not in self.stale
 
 

@@ -25,7 +25,8 @@ rule correct_labels:
         inputs_of_corrections,
         spec=spec_of_corrections,
     output:
-        [run.curriculum for run in DESIGN.corrected_runs()] or "data/mislabels/none",
+        [run.curriculum for run in DESIGN.derived_runs("corrected")]
+        or "data/mislabels/none",
     log:
         "logs/mislabels/correct_labels.log",
     localrule: True

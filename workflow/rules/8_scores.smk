@@ -1,5 +1,5 @@
 # Scores: how near each method comes to the measured trajectories of runs that it has not seen, and how well
-# attribution tells what retraining, single steps, known facts and known mistakes show.
+# attribution tells what retraining, single steps, known facts and known mistakes show, and what it helps to choose.
 
 
 rule score_simulations:
@@ -65,10 +65,26 @@ rule judge_mislabels:
         "gptfluence judge_mislabels --spec {input.spec} --output {output} --log {log}"
 
 
+rule judge_choices:
+    input:
+        inputs_of_judged_choices,
+        spec=spec_of_judged_choices,
+    output:
+        DESIGN.stages["scores_choices"],
+    log:
+        "logs/scores/judge_choices.log",
+    localrule: True
+    conda:
+        "../envs/gptfluence.yaml"
+    shell:
+        "gptfluence judge_choices --spec {input.spec} --output {output} --log {log}"
+
+
 rule scores:
     input:
         rules.score_simulations.output,
         rules.judge_attribution.output,
         rules.judge_simulators.output,
         rules.judge_mislabels.output,
+        rules.judge_choices.output,
     localrule: True

@@ -166,6 +166,15 @@ def spec_of_corrections(wildcards):
     return ancient(spec_file(DESIGN.correct_spec()))
 
 
+def spec_of_choices(wildcards):
+    planned = DESIGN.choices_file(wildcards.group)
+    return fixed_spec(DESIGN.choose_spec(wildcards.group), wildcards, planned)
+
+
+def spec_of_chosen(wildcards):
+    return ancient(spec_file(DESIGN.write_chosen_spec()))
+
+
 def spec_of_fit(wildcards):
     key = wildcards.group, wildcards.metric, wildcards.method
     return fixed_spec(DESIGN.fit_spec(*key), wildcards, DESIGN.simulator_file(*key))
@@ -198,6 +207,10 @@ def spec_of_judged_simulators(wildcards):
 
 def spec_of_judged_mislabels(wildcards):
     return spec_of_stage("scores_mislabels")
+
+
+def spec_of_judged_choices(wildcards):
+    return spec_of_stage("scores_choices")
 
 
 def spec_of_table(wildcards):
@@ -277,9 +290,29 @@ def inputs_of_ranking(wildcards):
 
 
 def inputs_of_corrections(wildcards):
-    runs = DESIGN.corrected_runs()
+    runs = DESIGN.derived_runs("corrected")
     return inputs(
         [DESIGN.ranking_file] if runs else [], runs[0].curriculum if runs else "none"
+    )
+
+
+def inputs_of_choices(wildcards):
+    spec = DESIGN.choose_spec(wildcards.group)
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    files += [spec["task_file"], *([spec["table"]] if spec["table"] else [])]
+    named = [
+        method[kind]
+        for method in spec["simulators"].values()
+        for kind in ("features", "table", "kernels")
+    ]
+    files += dict.fromkeys(f for f in named if f and f not in files)
+    return inputs(files, DESIGN.choices_file(wildcards.group))
+
+
+def inputs_of_chosen(wildcards):
+    files = [DESIGN.choices_file(group) for group in DESIGN.choice_groups()]
+    return inputs(
+        files, DESIGN.derived_runs("chosen")[0].curriculum if files else "none"
     )
 
 
@@ -370,6 +403,14 @@ def inputs_of_judged_mislabels(wildcards):
     return inputs_of_stage(files, "scores_mislabels")
 
 
+def inputs_of_judged_choices(wildcards):
+    groups = DESIGN.judge_choices_spec()["groups"].values()
+    rows = [row for group in groups for row in group["runs"]]
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
+    files += [group["choices"] for group in groups]
+    return inputs_of_stage(files, "scores_choices")
+
+
 def inputs_of_table(wildcards):
     return inputs_of_stage(DESIGN.table_inputs(wildcards.table), wildcards.table)
 
@@ -415,7 +456,7 @@ def runs_to_train():
     jobs = [
         job
         for job in workflow.dag.needrun_jobs()
-        if job.rule.name in ("train_runs", "retrain_corrected")
+        if job.rule.name in ("train_runs", "retrain_corrected", "retrain_chosen")
     ]
     runs = [run for job in jobs for run in DESIGN.gangs[job.wildcards.gang].runs]
     return [run for run in runs if not Path(run.shard).exists()]

@@ -50,8 +50,8 @@ def changed_by(edited: Path) -> set[str]:
 
 
 def test_all_items_are_found() -> None:
-    figures = [f"figure_{name}" for name in ("10", "11", "2", "6", "7", "attribution", "simulators")]
-    tables = [f"table_{name}" for name in ("1", "2", "3", "4", "attribution", "simulators")]
+    figures = [f"figure_{name}" for name in ("10", "11", "2", "6", "7", "attribution", "choices", "simulators")]
+    tables = [f"table_{name}" for name in ("1", "2", "3", "4", "attribution", "choices", "simulators")]
     assert ITEMS["figure"] == figures
     assert ITEMS["table"] == tables
 
@@ -94,12 +94,14 @@ def test_an_edit_of_what_is_shared_is_everyones_who_shares_it(package: Path) -> 
     for name in ("__init__", "page", "renderings", "latex"):
         assert changed_by(paper / "tables" / f"{name}.py") == tables
     for name in ("frame", "layout"):
-        assert changed_by(paper / "tables" / f"{name}.py") == tables - {"table_attribution", "table_simulators"}
-    assert changed_by(paper / "figures" / "style.py") == figures - {"figure_attribution"}
+        own = {"table_attribution", "table_choices", "table_simulators"}
+        assert changed_by(paper / "tables" / f"{name}.py") == tables - own
+    assert changed_by(paper / "figures" / "style.py") == figures - {"figure_attribution", "figure_choices"}
     assert changed_by(paper / "attribution.py") == {"figure_attribution", "table_attribution"}
     four = {f"{kind}_{what}" for kind in ("figure", "table") for what in ("attribution", "simulators")}
     assert changed_by(paper / "averages.py") == four
     assert changed_by(paper / "simulators.py") == {"figure_simulators", "table_simulators"}
+    assert changed_by(paper / "choices.py") == {"figure_choices", "table_choices"}
     assert changed_by(paper / "names.py") == figures | tables
     for path in (paper / "figures" / "trajectories.py", package / "scores" / "curves.py"):
         assert changed_by(path) == {"figure_2", "figure_10", "figure_11"}

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `drawn_from`
 from drawn_from import make_curves, write_scores
 from gptfluence.scores.curves import write_curves
 from made_up_apart import make_apart, write_apart
+from made_up_choices import make_choices, write_choices
 from made_up_judged import make_judged, make_mislabels, write_judged, write_mislabels
 
 
@@ -24,6 +25,7 @@ def specs(tmp_path: Path) -> dict[str, dict[str, Any]]:
     mislabels = {"mislabels": write_mislabels(tmp_path / "mislabels.parquet", make_mislabels())}
     judged = {"attribution": write_judged(tmp_path / "attribution.parquet", make_judged())}
     apart = {"simulators": write_apart(tmp_path / "simulators.parquet", make_apart())}
+    choices = {"choices": write_choices(tmp_path / "choices.parquet", make_choices())}
     both = {"width_in": 6.75, "scale": "nano", "models": ["small", "a-large"]}
     return {
         "figure_2": {"figure": "figure_2", "curves": str(tmp_path / "curves.parquet"), "example_curves": 2} | both,
@@ -33,4 +35,5 @@ def specs(tmp_path: Path) -> dict[str, dict[str, Any]]:
         "figure_11": {"figure": "figure_11", "curves": str(tmp_path / "curves.parquet")} | both,
         "figure_attribution": {"figure": "figure_attribution"} | judged | mislabels | both,
         "figure_simulators": {"figure": "figure_simulators"} | apart | both,
+        "figure_choices": {"figure": "figure_choices"} | choices | both,
     }

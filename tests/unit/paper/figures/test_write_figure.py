@@ -12,6 +12,7 @@ from gptfluence.paper.figures import write_figure
 from gptfluence.scores.curves import write_curves
 from gptfluence.scores.score import SCHEMA
 from made_up_apart import write_apart
+from made_up_choices import write_choices
 from made_up_judged import write_judged, write_mislabels
 
 
@@ -21,7 +22,8 @@ def write(spec: dict[str, Any], folder: Path, name: str) -> dict[str, bytes]:
     return {form: path.read_bytes() for form, path in outputs.items()}
 
 
-FIGURES = ("figure_2", "figure_6", "figure_7", "figure_10", "figure_11", "figure_attribution", "figure_simulators")
+FIGURES = ("figure_2", "figure_6", "figure_7", "figure_10", "figure_11", "figure_attribution", "figure_choices",
+           "figure_simulators")  # fmt: skip
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -47,6 +49,7 @@ def test_figures_of_one_model_and_of_none(specs: dict[str, Any], tmp_path: Path)
     write_judged(tmp_path / "attribution.parquet", [])
     write_mislabels(tmp_path / "mislabels.parquet", [])
     write_apart(tmp_path / "simulators.parquet", [])
+    write_choices(tmp_path / "choices.parquet", [])
     for figure in FIGURES:
         height = int.from_bytes(write(specs[figure], tmp_path, "none")["png"][20:24], "big")
         assert height == 200  # one inch, for a line of text
