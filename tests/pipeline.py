@@ -20,7 +20,7 @@ def make_tiny(raw: dict[str, Any]) -> dict[str, Any]:
     methods = raw["simulators"]["methods"]
     for name in ("simfluence_additive", "simfluence_multiplicative"):
         methods.pop(name)
-    methods["gptfluence_mlp"] |= {"epochs": 3, "learning_rates": [1e-3]}
+    methods["gptfluence_mlp"]["adam"] |= {"epochs": 3, "learning_rates": [1e-3]}
     for name in ("simfluence", "gptfluence", "gptfluence_gradients"):
         methods[name]["strengths"] = [0.1, 10.0]
     raw["attribution"] |= {"checkpoints": 3, "kernel_checkpoints": 2, "projection": 4, "replays": []}
