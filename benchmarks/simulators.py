@@ -47,7 +47,13 @@ from gptfluence.simulators.rollout import all_steps_mse, roll_out
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 TRAINING: dict[str, Any] = {
-    "learning_rates": [1e-3], "weight_decay": 0.0, "batch": None, "warmup": 0, "epochs": 1, "patience": 1, "seed": 42,
+    "learning_rates": [1e-3],
+    "weight_decay": 0.0,
+    "batch": None,
+    "warmup": 0,
+    "epochs": 1,
+    "patience": 1,
+    "seed": 42,
 }
 VALIDATE, HELD_OUT = 2, 5
 BATCH, WARM_UP, WEIGHT_DECAY = 128, 200, 1e-5  # of the published loop

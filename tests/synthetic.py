@@ -43,7 +43,14 @@ METHOD_SETTINGS = {
     },
     "gptfluence_adam": {"kind": "gptfluence", "head": "bilinear", "order": 1, "start": "given", "adam": ADAM, **RIDGE},
     "simfluence_adam": {"kind": "simfluence", "variant": "linear", "adam": ADAM | {"initial_std": 0.1}, **RIDGE},
-    "gptfluence_every_2": {"kind": "gptfluence", "head": "bilinear", "order": 2, "start": "given", "interval": 2, **RIDGE},
+    "gptfluence_every_2": {
+        "kind": "gptfluence",
+        "head": "bilinear",
+        "order": 2,
+        "start": "given",
+        "interval": 2,
+        **RIDGE,
+    },
     "gptfluence_each": {
         **{"kind": "gptfluence", "head": "bilinear", "order": 1, "start": "given", "tasks": "each"},
         **{"interval": 2, "between": "hold"},

@@ -13,9 +13,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from gptfluence.errors import UserError
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
-from gptfluence.errors import UserError
 from gptfluence.params import MislabelledPlan, ModelEncoder, Params
 from gptfluence.runs import Gang, Group, Run, corrected_runs, make_gangs, make_groups, measured_metrics
 from gptfluence.sources import (
@@ -152,9 +152,9 @@ class Design:
     @cached_property
     def stages(self) -> dict[str, list[str]]:
         """Every file of every stage of dvc.yaml; of tables and figures each one is a stage."""
-        features = sorted({
-            file for name in self.groups for settings in self._fitted(name) if (file := self.features_of(name, settings))
-        } | ({self.text_file("text")} if self._text_is_read() else set()))  # fmt: skip
+        features = {
+            file for name in self.groups for method in self._fitted(name) if (file := self.features_of(name, method))
+        } | ({self.text_file("text")} if self._text_is_read() else set())
         folders = [folder for model in self.models if (folder := self.model_folder(model))]
         stages = {
             "tasks": [self.task_file(task) for task in self.tasks],
@@ -164,7 +164,7 @@ class Design:
                 *(run.shard for run in self.drawn_runs()),
                 *(gang.manifest for gang in self.gangs.values() if gang.runs[0].split != "corrected"),
             ],
-            "features": features,
+            "features": sorted(features),
             "attribution": [
                 *(
                     file
@@ -382,7 +382,7 @@ class Design:
         return plan
 
     def encoder_of(self, group: str, features: str) -> str:
-        """Return what an encoder is called in the name of a file: as in params.yaml, and if it is a model, that, too."""
+        """Return what an encoder is called in names of files: as in params.yaml, and which model, if it is one."""
         encoder = self.params.simulators.encoders.get(features)
         return f"{features}-{self.groups[group].model}" if isinstance(encoder, ModelEncoder) else features
 
@@ -412,7 +412,9 @@ class Design:
         if folder := self.model_folder(model):
             return {"source": "folder", "path": folder, "revision": None}
         if spec["source"] not in ("hub", "folder"):
-            raise UserError(f"simulators.encoders: {model} (source {spec['source']}) cannot encode; use another encoder")
+            raise UserError(
+                f"simulators.encoders: {model} (source {spec['source']}) cannot encode; use another encoder"
+            )
         return {"source": spec["source"], "path": spec["path"], "revision": spec.get("revision")}
 
     @cached_property

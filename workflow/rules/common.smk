@@ -234,7 +234,10 @@ def inputs_of_gang(wildcards):
 
 def inputs_of_features(wildcards):
     spec = DESIGN.encode_spec(wildcards.encoder)
-    files = [*spec["tasks"].values(), *(folder_of(spec["model"]) if spec["model"] else [])]
+    files = [
+        *spec["tasks"].values(),
+        *(folder_of(spec["model"]) if spec["model"] else []),
+    ]
     return inputs(files, DESIGN.text_file(wildcards.encoder))
 
 

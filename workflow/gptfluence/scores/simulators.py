@@ -95,7 +95,7 @@ def judge_simulators(spec: dict[str, Any], output: Path) -> None:
     Args:
         spec: groups: a list, one for each group and metric, as `load_group` reads it, with runs of split fit, validate,
             held_out and (where there are any) unseen and subset, and methods {method: {settings, features, table,
-            kernels (as `fit_simulator` gets them), variants ({name: the same four}), learning (bool)}}, and unseen_tests
+            kernels (as `fit_simulator` gets them), variants ({name: the same}), learning (bool)}}, and unseen_tests
             (the same but for variants and learning: what is judged on unseen tests, `words.PREDICTED_CURVE` first);
             runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of tests of each
             task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),

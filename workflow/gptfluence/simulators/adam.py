@@ -152,6 +152,6 @@ def _train(
 
 
 def linear_layer(generator: np.random.Generator, *shape: int) -> NDArray[np.float32]:
-    """Draw weights [..., width, any] or biases as torch does for linear layers: the bound is of the last axis' width."""
+    """Draw weights or biases as torch does for linear layers as wide as the last axis."""
     bound = shape[-1] ** -0.5
     return generator.uniform(-bound, bound, shape).astype(np.float32)

@@ -41,8 +41,8 @@ def make_method(name: str, settings: dict[str, Any]) -> Simulator:
 
     Args:
         name: what params.yaml calls the method; for messages.
-        settings: `kind` (and for gptfluence `head`), beside what the class' constructor takes; interval and between (see
-            `interval`), and tasks (each: one simulator for each test task; together: one for all).
+        settings: `kind` (and for gptfluence `head`), beside what the class' constructor takes; and interval and between
+            (see `interval`), tasks (each: one simulator for each test task; together: one for all).
 
     Raises:
         UserError: there is no such kind, or its settings do not fit.
