@@ -367,7 +367,7 @@ def test_only_encoders_that_are_asked_for_are_read(raw_params: dict[str, Any], r
 def test_model_that_cannot_encode(raw_params: dict[str, Any], root: Path) -> None:
     design = design_of(raw_params, root)
     design.models["smollm2-135m"] = {"source": "gguf"}
-    with pytest.raises(UserError, match="smollm2-135m .source gguf. cannot encode"):
+    with pytest.raises(UserError, match="smollm2-135m"):
         design.encode_spec("gpt-smollm2-135m")
 
 

@@ -12,7 +12,7 @@ from synthetic import planted
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    adam = {"learning_rates": [0.02], "weight_decay": 0.0, "batch": None, "warmup": 20, "epochs": 3000, "seed": 42}
+    adam = {"learning_rates": [0.05], "weight_decay": 0.0, "batch": None, "warmup": 20, "epochs": 800, "seed": 42}
     return adam | {"patience": adam["epochs"] + 1} | changes
 
 
@@ -54,7 +54,7 @@ def test_simfluence_converges_to_the_exact_ridge(
     training = settings(weight_decay=2 * strength / items, initial_std=1.0)
     trained = Simfluence(variant, aggregation, "persistence", (strength,), training)
     trained.fit(dynamics, curricula, features)
-    assert trained.chosen == {"learning_rate": 0.02, "epochs": 3000}
+    assert trained.chosen == {"learning_rate": 0.05, "epochs": 800}
     assert trained.factors.keys() == exact.factors.keys()
     for name, factors in exact.factors.items():
         assert np.abs(factors).max() > 0.01
@@ -69,7 +69,7 @@ def test_batches_of_128_items_as_published(monkeypatch: pytest.MonkeyPatch) -> N
     exact = Simfluence("linear", "sum", "zero", (0.6,))
     exact.fit(dynamics, curricula, features)
     LastEpoch(monkeypatch, simfluence)
-    training = settings(weight_decay=2 * 0.6 / 360, batch=128, epochs=1000, patience=1001, initial_std=1.0)
+    training = settings(weight_decay=2 * 0.6 / 360, batch=128, epochs=300, patience=301, initial_std=1.0)
     trained = Simfluence("linear", "sum", "zero", (0.6,), training)
     trained.fit(dynamics, curricula, features)
     for name, factors in exact.factors.items():
@@ -87,7 +87,7 @@ def test_gptfluence_without_l2_converges_to_exact_least_squares(
     exact = Bilinear(order, start, "sum", "persistence", (1e-9,))
     exact.fit(dynamics, curricula, features)
     LastEpoch(monkeypatch, bilinear)
-    trained = Bilinear(order, start, "sum", "persistence", (1e-9,), settings(epochs=6000, patience=6001))
+    trained = Bilinear(order, start, "sum", "persistence", (1e-9,), settings(epochs=1500, patience=1501))
     trained.fit(dynamics, curricula, features)
     for found, wanted in zip(trained.matrices, exact.matrices, strict=True):
         factors = [s.train @ m @ s.test.T for s, m in ((trained, found), (exact, wanted))]
@@ -101,7 +101,9 @@ def test_gptfluence_with_l2_on_w_and_u_has_the_least_nuclear_norm_objective(monk
     dynamics, curricula, features = noisy(runs=12, train=24)
     decay = 2e-3
     LastEpoch(monkeypatch, bilinear)
-    trained = Bilinear(1, "given", "mean", "persistence", (1.0,), settings(weight_decay=decay, epochs=6000))
+    trained = Bilinear(
+        1, "given", "mean", "persistence", (1.0,), settings(weight_decay=decay, epochs=1500, patience=1501)
+    )
     trained.fit(dynamics, curricula, features)
 
     fitting = ~dynamics.validate
@@ -120,7 +122,7 @@ def test_gptfluence_with_l2_on_w_and_u_has_the_least_nuclear_norm_objective(monk
 
     m = np.zeros(72)
     step = 1 / (2 * np.linalg.norm(design, 2) ** 2 / rows)
-    for _ in range(20000):
+    for _ in range(3000):
         m = m - step * 2 / rows * design.T @ (design @ m - target.ravel())
         for part in m.reshape(2, 6, 6):
             left, singular, right = np.linalg.svd(part)
