@@ -46,6 +46,15 @@ from gptfluence.simulators.mlp import Mlp
 from gptfluence.simulators.rollout import all_steps_mse, roll_out
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+TRAINING: dict[str, Any] = {
+    "learning_rates": [1e-3],
+    "weight_decay": 0.0,
+    "batch": None,
+    "warmup": 0,
+    "epochs": 1,
+    "patience": 1,
+    "seed": 42,
+}
 VALIDATE, HELD_OUT = 2, 5
 BATCH, WARM_UP, WEIGHT_DECAY = 128, 200, 1e-5  # of the published loop
 
@@ -252,7 +261,7 @@ def simulations() -> None:
     for name, size in SIZES.items():
         data = made(size)
         published = Published(data.features).requires_grad_(requires_grad=False)
-        mlp = Mlp(1, "given", "sum", "zero", (1e-3,), 0.0, 1, 1, 42)
+        mlp = Mlp(1, "given", "sum", "zero", TRAINING)
         mlp.train, mlp.test = data.features.train, data.features.test
         mlp.weights = _weights(published)
         times = []

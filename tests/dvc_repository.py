@@ -39,6 +39,7 @@ def make_small(raw: dict[str, Any]) -> dict[str, Any]:
     small["dynamics"]["generation"]["max_new_tokens"] = 6
     for name in ("gptfluence_mlp", "gptfluence_gradients"):
         small["simulators"]["methods"].pop(name)
+        small["scores"]["variants"].pop(name, None)
     small["baselines"]["trivial"] = ["persistence", "mean_curve"]
     small["paper"]["example_curves"] = 1
     return small
@@ -49,6 +50,7 @@ def make_smallest(raw: dict[str, Any]) -> dict[str, Any]:
     small = make_small(raw)
     small["scales"]["tiny"]["scenarios"].pop("fine_tuning")
     small["simulators"]["methods"].pop("gptfluence")
+    small["scores"]["variants"].pop("gptfluence")
     return small
 
 

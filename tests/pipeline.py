@@ -20,9 +20,12 @@ def make_tiny(raw: dict[str, Any]) -> dict[str, Any]:
     methods = raw["simulators"]["methods"]
     for name in ("simfluence_additive", "simfluence_multiplicative"):
         methods.pop(name)
-    methods["gptfluence_mlp"] |= {"epochs": 3, "learning_rates": [1e-3]}
+    methods["gptfluence_mlp"]["adam"] |= {"epochs": 3, "learning_rates": [1e-3]}
     for name in ("simfluence", "gptfluence", "gptfluence_gradients"):
         methods[name]["strengths"] = [0.1, 10.0]
+    variants = raw["scores"]["variants"]
+    variants.pop("simfluence")
+    variants["gptfluence"] = {name: variants["gptfluence"][name] for name in ("order_2", "gpt_features", "each_task")}
     raw["attribution"] |= {"checkpoints": 3, "kernel_checkpoints": 2, "projection": 4, "replays": []}
     raw["scores"]["bootstrap_samples"] = 50
     runs = {"fit": 2, "validate": 1, "held_out": 2, "unseen": 1}

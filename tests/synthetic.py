@@ -17,6 +17,16 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 RIDGE = {"aggregation": "mean", "shrink_to": "persistence", "strengths": STRENGTHS}
 
+ADAM = {
+    "learning_rates": [0.001],
+    "weight_decay": 1e-5,
+    "batch": None,
+    "warmup": 0,
+    "epochs": 3,
+    "patience": 2,
+    "seed": 1,
+}
+
 METHOD_SETTINGS = {
     "simfluence": {"kind": "simfluence", "variant": "linear", **RIDGE},
     "simfluence_additive": {"kind": "simfluence", "variant": "additive", **RIDGE},
@@ -29,11 +39,22 @@ METHOD_SETTINGS = {
         "start": "given",
         "aggregation": "mean",
         "shrink_to": "persistence",
-        "learning_rates": (0.001,),
-        "weight_decay": 1e-5,
-        "epochs": 3,
-        "patience": 2,
-        "seed": 1,
+        "adam": ADAM,
+    },
+    "gptfluence_adam": {"kind": "gptfluence", "head": "bilinear", "order": 1, "start": "given", "adam": ADAM, **RIDGE},
+    "simfluence_adam": {"kind": "simfluence", "variant": "linear", "adam": ADAM | {"initial_std": 0.1}, **RIDGE},
+    "gptfluence_every_2": {
+        "kind": "gptfluence",
+        "head": "bilinear",
+        "order": 2,
+        "start": "given",
+        "interval": 2,
+        **RIDGE,
+    },
+    "gptfluence_each": {
+        **{"kind": "gptfluence", "head": "bilinear", "order": 1, "start": "given", "tasks": "each"},
+        **{"interval": 2, "between": "hold"},
+        **RIDGE,
     },
     "grad_dot": {"kind": "additive", "scores": "grad_dot", "scale": "none"},
     "grad_dot_scaled": {"kind": "additive", "scores": "grad_dot", "scale": "fitted"},

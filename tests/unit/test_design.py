@@ -253,6 +253,7 @@ def test_what_does_not_determine_a_run_keeps_its_name(raw_params: dict[str, Any]
     before = design_of(raw_params, root)
     raw_params["dynamics"]["models"]["nano-0.2m"] |= {"runs_per_job": 3, "mem_gb": 9, "runtime_min": 1}
     raw_params["simulators"]["methods"].pop("gptfluence_mlp")
+    raw_params["scores"]["variants"].pop("gptfluence_mlp")
     raw_params["scores"]["confidence"] = 0.9
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["runs"]["fit"] += 1
     after = design_of(raw_params, root)
@@ -409,7 +410,8 @@ def test_specs_are_json(raw_params: dict[str, Any], root: Path) -> None:
     for spec in (
         design.gang_spec(gang),
         design.curricula_spec(),
-        design.encode_spec(),
+        design.encode_spec("text"),
+        design.encode_spec("gpt-nano-0.2m"),
         *(design.fit_spec(group, metric, method) for method in design.methods),
         design.simulate_spec(group, metric),
         design.attribute_spec(group),
@@ -420,6 +422,37 @@ def test_specs_are_json(raw_params: dict[str, Any], root: Path) -> None:
         *design.plain_specs().values(),
     ):
         assert json.loads(json.dumps(spec))
+
+
+def test_only_encoders_that_are_asked_for_are_read(raw_params: dict[str, Any], root: Path) -> None:
+    raw_params["scores"]["variants"] = {"gptfluence": {"of_gpt": {"features": "gpt"}}}
+
+    def texts() -> dict[str, str]:
+        features = design_of(raw_params, root).stages["features"]
+        return {Path(file).name.rsplit(".", 2)[0]: file for file in features if "/text." in file}
+
+    plain = texts()
+    assert plain.keys() == {"text.text", *(f"text.gpt-{model}" for model in ("nano-0.2m", "nano-0.8m", "nano-3m"))}
+    design = design_of(raw_params, root)
+    folder = design.encode_spec("gpt-nano-3m")["encoder"]
+    assert folder == {"source": "folder", "path": design.model_folder("nano-3m"), "revision": None, "pooling": "mean"}
+    group = next(group for group in design.judge_simulators_spec()["groups"] if group["model"] == "nano-3m")
+    method = group["methods"]["gptfluence"]
+    assert method["variants"]["of_gpt"]["features"] == plain["text.gpt-nano-3m"]
+    assert method["features"] == plain["text.text"]
+
+    raw_params["simulators"]["methods"]["gptfluence"]["features"] = "bert"  # of the hub: named, not read
+    assert texts().keys() == plain.keys() | {"text.bert"}
+    raw_params["simulators"]["encoders"]["gpt"]["pooling"] = "last"
+    changed = texts()
+    assert {name for name in plain if changed[name] != plain[name]} == {name for name in plain if "gpt-" in name}
+
+
+def test_model_that_cannot_encode(raw_params: dict[str, Any], root: Path) -> None:
+    design = design_of(raw_params, root)
+    design.models["smollm2-135m"] = {"source": "gguf"}
+    with pytest.raises(UserError, match="smollm2-135m"):
+        design.encode_spec("gpt-smollm2-135m")
 
 
 def test_no_run_is_simulated_that_a_simulator_was_fitted_on(raw_params: dict[str, Any], root: Path) -> None:

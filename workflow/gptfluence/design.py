@@ -13,9 +13,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from gptfluence.errors import UserError
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
-from gptfluence.params import ChoicesPlan, MislabelledPlan, Params
+from gptfluence.params import ChoicesPlan, MislabelledPlan, ModelEncoder, Params
 from gptfluence.runs import (
     DERIVED,
     SAMPLED,
@@ -107,13 +108,21 @@ class Design:
         spec = self.models[model]
         return f"data/models/{model}.{digest(spec)}" if spec["source"] == "world" else None
 
-    @cached_property
-    def features_file(self) -> str:
-        """Path of the text features of every example."""
-        encoder = self.params.simulators.encoder
-        weights = package_file(encoder.path, None) if encoder.source == "package" else Path(encoder.path)
-        content = folder_digest(weights, "simulators.encoder") if encoder.source != "hub" else encoder.revision
-        return f"results/features/text.{digest([self.encode_spec(), content])}.parquet"
+    def text_file(self, encoder: str) -> str:
+        """Path of the text features of every example.
+
+        Args:
+            encoder: see `encoder_of`.
+        """
+        spec = self.encode_spec(encoder)
+        used = spec["encoder"]
+        content = None  # a model of the pipeline's own is named after its content
+        if used["source"] == "hub":
+            content = used["revision"]
+        elif not spec["model"]:
+            weights = package_file(used["path"], None) if used["source"] == "package" else Path(used["path"])
+            content = folder_digest(weights, "simulators.encoder")
+        return f"results/features/text.{encoder}.{digest([spec, content])}.parquet"
 
     def gradients_file(self, model: str) -> str:
         """Path of the gradient sketches of every example, taken from a model before it is trained."""
@@ -162,8 +171,9 @@ class Design:
     @cached_property
     def stages(self) -> dict[str, list[str]]:
         """Every file of every stage of dvc.yaml; of tables and figures each one is a stage."""
-        features = sorted({file for name in self.groups for method in self.methods_of(name)
-                           if (file := self.features_of(name, method))})  # fmt: skip
+        features = {
+            file for name in self.groups for method in self._fitted(name) if (file := self.features_of(name, method))
+        } | ({self.text_file("text")} if self._text_is_read() else set())
         folders = [folder for model in self.models if (folder := self.model_folder(model))]
         stages = {
             "tasks": [self.task_file(task) for task in self.tasks],
@@ -173,7 +183,7 @@ class Design:
                 *(run.shard for run in self.drawn_runs()),
                 *(gang.manifest for gang in self.gangs.values() if gang.runs[0].split not in DERIVED),
             ],
-            "features": sorted({self.features_file, *features} if self._text_is_read() else features),
+            "features": sorted(features),
             "attribution": [
                 *(
                     file
@@ -332,7 +342,7 @@ class Design:
             "test_tasks": list(chosen.test_tasks),
             "methods": list(settings.methods),
             "settings": settings.model_dump(exclude={"methods", "replays", "orders", "kernel_checkpoints"}),
-            "features": self.features_file if reads_text else None,
+            "features": self.text_file("text") if reads_text else None,
             "code": code_digest("attribution.tables"),
         }  # fmt: skip
 
@@ -381,7 +391,7 @@ class Design:
             "train_tasks": list(group.train_tasks),
             "test_tasks": list(group.test_tasks),
             "simulator": self.simulator_file(group.group, "loss", RANKING_METHOD),
-            "features": self.features_of(group.group, RANKING_METHOD),
+            "features": self.features_of(group.group, self.methods[RANKING_METHOD]),
             "task_file": self.task_file(group.train_tasks[0]),
             "pool": settings.pool,
             "checkpoints": self.params.attribution.checkpoints,
@@ -405,7 +415,7 @@ class Design:
         return self._group_spec(group, "loss", ("fit", "validate")) | settings | {
             "pool": self.params.plan.pool,
             "task_file": self.task_file(self.groups[group].train_tasks[0]),
-            "simulators": {method: self._method_spec(group, method) for method in plan.simulators},
+            "simulators": {name: self._method_spec(group, self.methods[name]) for name in plan.simulators},
             "table": self.table_file(group) if plan.scores else None,
             "scores": list(plan.scores),
             "code": code_digest("choices.choose"),
@@ -429,14 +439,41 @@ class Design:
         assert plan is not None
         return plan
 
-    def encode_spec(self) -> dict[str, Any]:
-        """For encode_examples: the encoder and the prepared tasks."""
+    def encoder_of(self, group: str, features: str) -> str:
+        """Return what an encoder is called in names of files: as in params.yaml, and which model, if it is one."""
+        encoder = self.params.simulators.encoders.get(features)
+        return f"{features}-{self.groups[group].model}" if isinstance(encoder, ModelEncoder) else features
+
+    def encode_spec(self, encoder: str) -> dict[str, Any]:
+        """For encode_examples: the encoder and the prepared tasks, and which model it is, if it is one.
+
+        Args:
+            encoder: see `encoder_of`.
+        """
+        simulators = self.params.simulators
+        name, _, model = encoder.partition("-")
+        found = simulators.encoder if name == "text" else simulators.encoders[name]
+        settings = found.model_dump()
+        if model:
+            settings |= self._model_as_encoder(model)
         return {
-            "encoder": self.params.simulators.encoder.model_dump(),
+            "encoder": settings,
+            "model": model or None,
             "tasks": {task: self.task_file(task) for task in self.tasks},
             "formats": sorted({run.format for run in self.runs.values()}),
             "code": code_digest("simulators.encode"),
         }
+
+    def _model_as_encoder(self, model: str) -> dict[str, Any]:
+        """Return where an encoder finds the weights of a model."""
+        spec = self.models[model]
+        if folder := self.model_folder(model):
+            return {"source": "folder", "path": folder, "revision": None}
+        if spec["source"] not in ("hub", "folder"):
+            raise UserError(
+                f"simulators.encoders: {model} (source {spec['source']}) cannot encode; use another encoder"
+            )
+        return {"source": spec["source"], "path": spec["path"], "revision": spec.get("revision")}
 
     @cached_property
     def methods(self) -> dict[str, dict[str, Any]]:
@@ -444,14 +481,25 @@ class Design:
         trivial: dict[str, dict[str, Any]] = {name: {"kind": name} for name in self.params.baselines.trivial}
         return trivial | {name: m.model_dump() for name, m in self.params.simulators.methods.items()}
 
-    def features_of(self, group: str, method: str) -> str | None:
-        """Path of the features of examples that a method reads; None for those that read none."""
-        settings = self.methods[method]
+    def features_of(self, group: str, settings: dict[str, Any]) -> str | None:
+        """Path of the features of examples that a method of some settings reads; None for those that read none."""
         if settings["kind"] != "gptfluence":
             return None
-        if settings.get("features") == "gradients":
+        if settings["features"] == "gradients":
             return self.gradients_file(self.groups[group].model)
-        return self.features_file
+        return self.text_file(self.encoder_of(group, settings["features"]))
+
+    def _fitted(self, group: str) -> list[dict[str, Any]]:
+        """Return the settings of all methods and variants that are fitted on a group."""
+        methods = self.methods_of(group)
+        return [self.methods[method] for method in methods] + [
+            settings for method in methods for settings in self._variants_of(method).values()
+        ]
+
+    def _variants_of(self, method: str) -> dict[str, dict[str, Any]]:
+        """Return the whole settings of each variant of a method."""
+        changes = self.params.scores.variants.get(method, {})
+        return {variant: self.methods[method] | changed for variant, changed in changes.items()}
 
     @cache  # noqa: B019
     def simulation_pairs(self) -> list[tuple[str, str]]:
@@ -488,16 +536,15 @@ class Design:
         """For fit_simulator."""
         return self._group_spec(group, metric, ("fit", "validate")) | {
             "method": method,
-            **self._method_spec(group, method),
+            **self._method_spec(group, self.methods[method]),
             "code": code_digest("simulators.fit"),
         }
 
-    def _method_spec(self, group: str, method: str) -> dict[str, Any]:
+    def _method_spec(self, group: str, settings: dict[str, Any]) -> dict[str, Any]:
         """Return a method's settings, and the files on training examples that it reads."""
-        settings = self.methods[method]
         return {
             "settings": {key: value for key, value in settings.items() if key != "features"},
-            "features": self.features_of(group, method),
+            "features": self.features_of(group, settings),
             "table": self.table_file(group) if settings["kind"] == "additive" else None,
             "kernels": self.kernels_file(group) if settings["kind"] == GRADIENT_RESPONSE else None,
         }
@@ -568,8 +615,14 @@ class Design:
             self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits)
             | {
                 "methods": {
-                    name: self._method_spec(group, name)
-                    | {"variants": scores.variants.get(name, {}), "learning": name in scores.learning.methods}
+                    name: self._method_spec(group, self.methods[name])
+                    | {
+                        "variants": {
+                            variant: self._method_spec(group, settings)
+                            for variant, settings in self._variants_of(name).items()
+                        },
+                        "learning": name in scores.learning.methods,
+                    }
                     for name in methods
                 },
                 "unseen_tests": self._unseen_tests_spec(group),
@@ -583,12 +636,12 @@ class Design:
         unseen_tests = self.params.scores.unseen_tests
         if not unseen_tests.methods:
             return {}
-        response = self._method_spec(group, unseen_tests.curve_of)
+        response = self._method_spec(group, self.methods[unseen_tests.curve_of])
         curve = response | {"settings": response["settings"] | {"kind": PREDICTED_CURVE}}
         learning = self.params.scores.learning.methods
         methods = {PREDICTED_CURVE: curve | {"learning": True}}
         for name in unseen_tests.methods:
-            methods[name] = self._method_spec(group, name) | {"learning": name in learning}
+            methods[name] = self._method_spec(group, self.methods[name]) | {"learning": name in learning}
         return methods
 
     @cache  # noqa: B019

@@ -254,23 +254,58 @@ class Encoder(Section):
     source: Literal["package", "folder", "hub"]
     path: str
     revision: str | None = None
-    pooling: Literal["mean", "cls"]
+    pooling: Literal["mean", "cls", "last"]
 
 
-class SimfluenceSettings(Section):
-    """Free factors for every (training, test) pair (Simfluence; paper, eq. 3), exact ridge."""
+class ModelEncoder(Section):
+    """The GPT of each group itself, before it is trained, as the encoder of its texts."""
+
+    source: Literal["model"]
+    pooling: Literal["mean", "last"]
+
+
+class Adam(Section):
+    """Training by Adam on single steps, as published; see `simulators.adam`."""
+
+    learning_rates: Some[PositiveFloat]
+    weight_decay: Annotated[float, Field(ge=0)]
+    batch: PositiveInt | None
+    warmup: Annotated[int, Field(ge=0)]
+    epochs: PositiveInt
+    patience: PositiveInt
+    seed: Seed
+
+
+class SimfluenceAdam(Adam):
+    """The same, of factors that begin at random."""
+
+    initial_std: Annotated[float, Field(ge=0)]
+
+
+class IntervalSettings(Section):
+    """At every how many steps metrics are known, and what simulators make of the steps between."""
+
+    interval: PositiveInt = 1
+    between: Literal["jump", "hold"] = "jump"
+
+
+class SimfluenceSettings(IntervalSettings):
+    """Free factors for every (training, test) pair (Simfluence; paper, eq. 3), exact ridge or Adam."""
 
     kind: Literal["simfluence"]
     variant: Literal["linear", "additive", "multiplicative"]
     aggregation: Literal["sum", "mean"]
     shrink_to: Literal["persistence", "zero"]
     strengths: Some[PositiveFloat]
+    adam: SimfluenceAdam | None = None
 
 
-class GptfluenceSettings(Section):
-    """What both heads of GPTfluence have: the form of one step (paper, eq. 4-5)."""
+class GptfluenceSettings(IntervalSettings):
+    """What both heads of GPTfluence have: their features, and the form of one step (paper, eq. 4-5)."""
 
     kind: Literal["gptfluence"]
+    features: str = "text"
+    tasks: Literal["together", "each"] = "together"
     order: PositiveInt
     start: Literal["given", "zeros"]
     aggregation: Literal["sum", "mean"]
@@ -278,22 +313,18 @@ class GptfluenceSettings(Section):
 
 
 class BilinearSettings(GptfluenceSettings):
-    """GPTfluence with factors bilinear in features (paper, eq. 4-9), least squares."""
+    """GPTfluence with factors bilinear in features (paper, eq. 4-9), exact ridge or Adam."""
 
     head: Literal["bilinear"]
-    features: Literal["text", "gradients"] = "text"
     strengths: Some[PositiveFloat]
+    adam: Adam | None = None
 
 
 class MlpSettings(GptfluenceSettings):
     """GPTfluence with the published code's head: two shared two-layer ReLU networks."""
 
     head: Literal["mlp"]
-    learning_rates: Some[PositiveFloat]
-    weight_decay: Annotated[float, Field(ge=0)]
-    epochs: PositiveInt
-    patience: PositiveInt
-    seed: Seed
+    adam: Adam
 
 
 class AdditiveSettings(Section):
@@ -344,6 +375,7 @@ class Simulators(Section):
     """Which simulators are fitted, and on which features."""
 
     encoder: Encoder
+    encoders: dict[MethodName, Annotated[Encoder | ModelEncoder, Field(discriminator="source")]]
     methods: dict[MethodName, Method]
 
 
@@ -664,6 +696,17 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
     for name in mapping("simulators", "methods"):
         if name in (MEASURED, CEILING, *get_args(Trivial), *get_args(Replay)):
             found.append((("simulators", "methods", name), "is a reserved name; choose another"))
+    encoders = mapping("simulators", "encoders")
+    for name in {"text", "gradients"} & encoders.keys():
+        found.append((("simulators", "encoders", name), "is a reserved name; choose another"))
+    read = {("simulators", "methods", name): method for name, method in mapping("simulators", "methods").items()}
+    for name, variants in mapping("scores", "variants").items():
+        for variant, changed in variants.items() if isinstance(variants, dict) else ():
+            read["scores", "variants", name, variant] = changed
+    for here, method in read.items():
+        if isinstance(method, dict):
+            choices = ["text", "gradients", *encoders]
+            unknown((*here, "features"), method.get("features"), choices, "features or encoder in simulators.encoders")
     for name, method in mapping("simulators", "methods").items():
         if isinstance(method, dict) and method.get("kind") == "additive":
             scored = at("attribution", "methods")
@@ -712,7 +755,7 @@ def _check_scores(
                 found.append(((*here, variant), "is a reserved name; choose another"))
             if not isinstance(changed, dict) or not isinstance(methods.get(name), dict):
                 continue
-            for fixed in {"kind", "head", "features"} & changed.keys():
+            for fixed in {"kind", "head"} & changed.keys():
                 found.append(((*here, variant, fixed), "a variant has the method's own; add a method instead"))
             try:
                 TypeAdapter(Method).validate_python(methods[name] | changed)

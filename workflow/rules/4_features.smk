@@ -3,12 +3,12 @@
 
 rule encode_examples:
     input:
-        tasks_of_features,
+        inputs_of_features,
         spec=spec_of_features,
     output:
-        DESIGN.features_file,
+        "results/features/text.{encoder}.{hash}.parquet",
     log:
-        "logs/features/encode_examples.log",
+        "logs/features/text.{encoder}.{hash}.log",
     conda:
         "../envs/gptfluence.yaml"
     threads: 1

@@ -48,6 +48,7 @@ shell.prefix(f"export PATH=$PATH:{shlex.quote(str(Path(sys.executable).parent))}
 wildcard_constraints:
     task=r"[^/]+",
     model=r"[^/]+",
+    encoder=r"[^/]+",
     gang=r"[^/]+",
     group=r"[^/]+",
     hash=r"[0-9a-f]{12}",
@@ -135,7 +136,8 @@ def spec_of_gang(wildcards):
 
 
 def spec_of_features(wildcards):
-    return ancient(spec_file(DESIGN.encode_spec()))
+    planned = DESIGN.text_file(wildcards.encoder)
+    return fixed_spec(DESIGN.encode_spec(wildcards.encoder), wildcards, planned)
 
 
 def spec_of_sketches(wildcards):
@@ -243,8 +245,13 @@ def inputs_of_gang(wildcards):
     return inputs(files, gang.manifest, stands)
 
 
-def tasks_of_features(wildcards):
-    return inputs(DESIGN.stages["tasks"], DESIGN.features_file)
+def inputs_of_features(wildcards):
+    spec = DESIGN.encode_spec(wildcards.encoder)
+    files = [
+        *spec["tasks"].values(),
+        *(folder_of(spec["model"]) if spec["model"] else []),
+    ]
+    return inputs(files, DESIGN.text_file(wildcards.encoder))
 
 
 def folder_of(model):
@@ -389,7 +396,11 @@ def inputs_of_judged_simulators(wildcards):
         runs = [DESIGN.runs[row["run_id"]] for row in group["runs"]]
         named = [
             method[kind]
-            for method in [*group["methods"].values(), *group["unseen_tests"].values()]
+            for method in [
+                *group["methods"].values(),
+                *(v for m in group["methods"].values() for v in m["variants"].values()),
+                *group["unseen_tests"].values(),
+            ]
             for kind in ("features", "table", "kernels")
         ]
         files |= dict.fromkeys(files_of_runs(runs) + [f for f in named if f])

@@ -104,11 +104,11 @@ def test_strength_depends_on_validation_runs() -> None:
     dynamics, curricula, features = planted()
     simulator = Bilinear(1, "given", "mean", "persistence", (1e-4, 1e4))
     simulator.fit(dynamics, curricula, features)
-    assert simulator.strength == 1e-4
+    assert simulator.chosen["strength"] == 1e-4
     flat = dynamics.values.copy()
     flat[dynamics.validate] = flat[dynamics.validate][:, :1]
     simulator.fit(Dynamics(flat, dynamics.validate), curricula, features)
-    assert simulator.strength == 1e4
+    assert simulator.chosen["strength"] == 1e4
 
 
 def test_constant_metric_and_missing_features() -> None:

@@ -18,13 +18,11 @@ def make(**changes) -> Mlp:
         "start": "given",
         "aggregation": "mean",
         "shrink_to": "persistence",
-        "learning_rates": (0.003,),
-        "weight_decay": 1e-5,
-        "epochs": 200,
-        "patience": 30,
-        "seed": 1,
     }
-    return Mlp(**(settings | changes))
+    adam = {"learning_rates": [0.003], "weight_decay": 1e-5, "batch": None, "warmup": 0, "epochs": 200, "patience": 30}
+    form = {name: value for name, value in changes.items() if name in settings}
+    training = {name: value for name, value in changes.items() if name not in settings}
+    return Mlp(**(settings | form), adam=adam | {"seed": 1} | training)
 
 
 def wide(features: Features, width: int) -> Features:

@@ -82,13 +82,13 @@ def test_strength_is_chosen_on_validation_runs_alone() -> None:
         return simulator
 
     clean, other = fit(dynamics.values, (1e-4, 1e3)), fit(noisy, (1e-4, 1e3))
-    assert clean.strength == 1e-4
+    assert clean.chosen["strength"] == 1e-4
     # Validation runs that are another process: the choice changes, what a strength fits does not.
     flat = dynamics.values.copy()
     flat[dynamics.validate] = flat[dynamics.validate][:, :1]
-    assert fit(flat, (1e-4, 1e3)).strength == 1e3
+    assert fit(flat, (1e-4, 1e3)).chosen["strength"] == 1e3
     np.testing.assert_array_equal(fit(noisy, (1e-4,)).factors["A"], clean.factors["A"])
-    assert other.strength in (1e-4, 1e3)
+    assert other.chosen["strength"] in (1e-4, 1e3)
 
 
 def test_metric_unit_does_not_matter() -> None:
@@ -96,7 +96,7 @@ def test_metric_unit_does_not_matter() -> None:
     small, large = (Simfluence("linear", "sum", "persistence", STRENGTHS) for _ in range(2))
     small.fit(dynamics, curricula, features)
     large.fit(Dynamics(dynamics.values * 40, dynamics.validate), curricula, features)
-    assert small.strength == large.strength
+    assert small.chosen["strength"] == large.chosen["strength"]
     np.testing.assert_allclose(large.factors["A"], small.factors["A"], atol=1e-9)
     np.testing.assert_allclose(large.factors["B"], 40 * small.factors["B"], atol=1e-8)
 

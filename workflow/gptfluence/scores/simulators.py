@@ -65,26 +65,27 @@ class _Judge(NamedTuple):
     reference: Array
     counts: Array
 
-    def score(self, simulated: Array, half_widths: Array | None) -> dict[str, Score]:
+    def score(self, simulated: Array, half_widths: Array | None, start: int = 1) -> dict[str, Score]:
         """Score simulations of the runs: the mean over test tasks.
 
         Args:
             simulated: [runs, steps + 1, tests].
             half_widths: [levels, runs, steps + 1, tests], if there are intervals.
+            start: how many first steps were given and do not count.
         """
-        measured = self.runs.dynamics.values[:, 1:]
-        reference = np.broadcast_to(self.reference[1:], measured.shape)
+        measured = self.runs.dynamics.values[:, start:]
+        reference = np.broadcast_to(self.reference[start:], measured.shape)
         ends = np.cumsum(self.runs.sizes)
         levels = COVERAGES if half_widths is not None else ()
         found: dict[str, list[Score]] = {measure: [] for measure in (*MEASURES, *levels)}
         for end, size in zip(ends, self.runs.sizes, strict=True):
             tests = slice(end - size, end)
-            pair = simulated[:, 1:, tests], measured[:, :, tests]
+            pair = simulated[:, start:, tests], measured[:, :, tests]
             for measure in MEASURES:
                 against = [reference[:, :, tests]] if measure == "skill" else []
                 found[measure].append(getattr(measures, measure)(*pair, *against, self.counts))
             for level, widths in zip(levels, half_widths if half_widths is not None else (), strict=True):
-                found[level].append(measures.coverage(*pair, widths[:, 1:, tests], self.counts))
+                found[level].append(measures.coverage(*pair, widths[:, start:, tests], self.counts))
         return {measure: measures.average(scores, len(measured)) for measure, scores in found.items()}
 
 
@@ -94,7 +95,7 @@ def judge_simulators(spec: dict[str, Any], output: Path) -> None:
     Args:
         spec: groups: a list, one for each group and metric, as `load_group` reads it, with runs of split fit, validate,
             held_out and (where there are any) unseen and subset, and methods {method: {settings, features, table,
-            kernels (as `fit_simulator` gets them), variants ({name: settings}), learning (bool)}}, and unseen_tests
+            kernels (as `fit_simulator` gets them), variants ({name: the same}), learning (bool)}}, and unseen_tests
             (the same but for variants: what is judged on unseen tests, among it `words.PREDICTED_CURVE`);
             runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of tests of each
             task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),
@@ -143,9 +144,13 @@ def _judge_group(group: dict[str, Any], settings: dict[str, Any]) -> dict[Key, l
             judges[setting] = _Judge(runs, curve, resample_counts(len(runs.runs), settings["bootstrap_samples"], seed))
     scores: dict[Key, list[dict[str, Score]]] = {}
     for name, method in group["methods"].items():
-        features = _read_features(group, method)
-        for variant, changed in {WHOLE: {}, **method["variants"]}.items():
-            simulator = make_method(name, method["settings"] | changed)
+        for variant, taken in {**method["variants"], WHOLE: method}.items():
+            features = _read_features(group, taken)
+            simulator = make_method(name, taken["settings"])
+            needed = simulator.start - 1 + taken["settings"].get("interval", 1)
+            if variant != WHOLE and needed > fitted.curricula.examples.shape[1]:
+                log.info("%s, %s: runs are shorter than %d steps, left out", name, variant, needed)
+                continue
             simulator.fit(fitted.dynamics, fitted.curricula, features)
             for setting, judge in judges.items():
                 scores[Key(setting, name, variant)] = [_score(simulator, judge)]
@@ -202,7 +207,7 @@ def _judge_unseen_tests(
                 judges = {setting: judge._replace(reference=simulated[setting][0]) for setting, judge in judges.items()}
             for setting, judge in judges.items():
                 varied = (TESTS, tests) if tests is not None else ()
-                scores = judge.score(simulated[setting], _by_test(widths[setting], fold))
+                scores = judge.score(simulated[setting], _by_test(widths[setting], fold), other.start)
                 found[Key(UNSEEN_TESTS[setting], name, WHOLE, *varied)] = [scores]
     return found
 
@@ -234,7 +239,8 @@ def _load(group: dict[str, Any], *splits: str) -> GroupData:
 def _score(simulator: Simulator, judge: _Judge) -> dict[str, Score]:
     first_values = judge.runs.dynamics.values[:, : simulator.start]
     curricula = judge.runs.curricula
-    return judge.score(simulator.simulate(curricula, first_values), simulator.half_widths(curricula))
+    simulated = simulator.simulate(curricula, first_values)
+    return judge.score(simulated, simulator.half_widths(curricula), simulator.start)
 
 
 def _samples(

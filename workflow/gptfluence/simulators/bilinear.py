@@ -1,4 +1,4 @@
-"""GPTfluence with factors bilinear in frozen text features (paper, eq. 4-9), by exact ridge regression.
+"""GPTfluence with factors bilinear in frozen text features (paper, eq. 4-9), by exact ridge regression or Adam.
 
 With h_i and g_z the features of a training and a test example, `A_ij(z) = <W_j' h_i, U_j' g_z> = h_i' M_j
 g_z` and `B_i(z) = h_i' M_0 g_z`, where M = W U'. The batch's aggregate x_t of the h_i passes through:
@@ -6,19 +6,25 @@ g_z` and `B_i(z) = h_i' M_0 g_z`, where M = W U'. The batch's aggregate x_t of t
     m_t(z) = sum_j (prior_j + x_t' M_j g_z) m_{t-j}(z) + x_t' M_0 g_z
 
 so the one-step least-squares objective with L2 on the M is convex, and its minimum is found exactly.
+
+The paper's L2 is on W and U, which are trained by Adam (see `adam`): offered, too. Of all W U' = M the one with
+the least `(|W|^2 + |U|^2) / 2` has the nuclear norm of M, so that this is the same least-squares problem with a
+nuclear norm in place of the ridge; without any L2 they coincide.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from copy import copy
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, cg
 
 from gptfluence.errors import UserError
+from gptfluence.simulators import adam
 from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.rollout import (
     Aggregation,
@@ -30,6 +36,9 @@ from gptfluence.simulators.rollout import (
     unit_length,
     validation_mse,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 TOLERANCE = 1e-10
 """Relative residual of the preconditioned normal equations; factors are then exact to about 1e-7."""
@@ -50,6 +59,7 @@ class Bilinear(Simulator):
         aggregation: Aggregation,
         shrink_to: Literal["persistence", "zero"],
         strengths: tuple[float, ...],
+        adam: dict[str, Any] | None = None,
     ) -> None:
         """Set the form of a step.
 
@@ -59,6 +69,7 @@ class Bilinear(Simulator):
             aggregation: sum (paper) or mean of the factors of a batch.
             shrink_to: persistence: alpha_1 = 1 + its factors; zero (paper): alpha_1 = its factors.
             strengths: ridge strengths; the validation runs choose one for all test examples.
+            adam: settings of `adam.train`: W and U are trained by it, without strengths. None: M exactly.
         """
         self.order = order
         self.history = start
@@ -66,13 +77,15 @@ class Bilinear(Simulator):
         self.aggregation = aggregation
         self.shrink_to = shrink_to
         self.strengths = tuple(strengths)
-        self.strength = float("nan")
+        self.adam = adam
+        self.chosen: dict[str, float] = {}
         # Features in the basis of the fit, and M between them; see `fit`.
         self.train = self.test = self.test_basis = self.matrices = np.empty(0)
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
-        """Fit every strength and keep the one whose roll-out is best on the validation runs (ties: the
-        stronger).
+        """Fit every strength (or learning rate) and keep the one whose roll-out is best on the validation runs.
+
+        Of equally good strengths it is the strongest.
 
         Features are divided by the root mean square of their length, so that strengths mean the same for
         every encoder. They are not centred: what text vectors have in common expresses the drift that all
@@ -99,6 +112,23 @@ class Bilinear(Simulator):
             raise UserError("the bilinear simulator needs features of the examples; the fit was given none, or zeros")
         steps = steps.reshape(-1, train.shape[1])
 
+        if self.adam is not None:
+            prior = 1.0 if self.shrink_to == "persistence" else 0.0
+            self.train, self.test = train, test
+            self.test_basis = unit_length(np.eye(test.shape[1]), features.test)
+            items = adam.Items(lags, residual + prior * lags[0], prior)
+
+            def error(weights: adam.Weights) -> float:
+                self.matrices = weights["W"].astype(float) @ weights["U"].astype(float).swapaxes(1, 2)
+                self.matrices[-1] *= scale  # beta in the metric's unit
+                return validation_mse(self, dynamics, curricula)
+
+            trained = adam.train(self.adam, self._draw, _factors(steps, test), items, error)
+            self.chosen = trained.chosen
+            error(trained.weights)
+            self.extent = extent_of(dynamics)
+            return
+
         # The ridge solution lies in the span of the features: fit in an orthonormal basis of each side's.
         _, weights, basis = _thin_svd(steps)
         _, _, test_basis = _thin_svd(test)
@@ -111,11 +141,16 @@ class Bilinear(Simulator):
             solved = solver.solve(strength)
             solved[-1] *= scale  # beta in the metric's unit
             self.matrices = solved
-            error = validation_mse(self, dynamics, curricula)
-            if best is None or error < lowest:
-                best, lowest, self.strength = solved, error, strength
+            found = validation_mse(self, dynamics, curricula)
+            if best is None or found < lowest:
+                best, lowest, self.chosen = solved, found, {"strength": strength}
         assert best is not None
         self.matrices, self.extent = best, extent_of(dynamics)
+
+    def _draw(self, generator: np.random.Generator) -> adam.Weights:
+        """Draw W and U, [order + 1, width, width] each."""
+        shape = (self.order + 1, self.train.shape[1], self.train.shape[1])
+        return {name: adam.linear_layer(generator, *shape) for name in ("W", "U")}
 
     def transfer(self, features: Features, first_values: Array) -> Self:
         """Take the other tests' features; see `Simulator.transfer`."""
@@ -142,9 +177,10 @@ class Bilinear(Simulator):
             "aggregation": self.aggregation,
             "shrink_to": self.shrink_to,
             "strengths": list(self.strengths),
+            "adam": self.adam,
         }
         arrays = {name: getattr(self, name) for name in _ARRAYS}
-        return arrays, {"settings": settings, "chosen": {"strength": self.strength}}
+        return arrays, {"settings": settings, "chosen": self.chosen}
 
     @classmethod
     def from_state(cls, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> Self:
@@ -152,11 +188,29 @@ class Bilinear(Simulator):
         simulator = cls(**values["settings"])
         for name in _ARRAYS:
             setattr(simulator, name, arrays[name])
-        simulator.strength = values["chosen"]["strength"]
+        simulator.chosen = values["chosen"]
         return simulator
 
 
 _ARRAYS = ("train", "test", "test_basis", "matrices", "extent")
+
+
+def _factors(
+    steps: Array, test: Array
+) -> Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return what makes the factors of items of W and U: `x' W U' g`.
+
+    Args:
+        steps: [rows, width], the aggregated features x of every step.
+        test: [tests, width], the features g.
+    """
+    x, g = adam.tensor(steps), adam.tensor(test)
+
+    def factors(p: dict[str, torch.Tensor], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        distinct, place = rows.unique(return_inverse=True)
+        return ((x[distinct] @ p["W"]) @ (g @ p["U"]).mT)[:, place, columns]
+
+    return factors
 
 
 class _NormalEquations:

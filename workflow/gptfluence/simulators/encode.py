@@ -16,6 +16,7 @@ from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, write_parquet
 
 BATCH = 32
+_POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 log = logging.getLogger("gptfluence")
 
@@ -64,7 +65,8 @@ def encode_texts(texts: list[str], encoder: dict[str, Any]) -> NDArray[np.float3
         texts: equal ones are encoded once.
         encoder: source (package: a folder inside an installed package, whose name is the first part of
             `path`; folder; or hub, with a pinned revision), path, revision, pooling (mean of the tokens'
-            vectors, or cls: the first).
+            vectors, or cls: the first, or last: that of the last token, the only one that has read the whole text
+            where the encoder is a causal language model).
 
     Returns:
         [texts, width].
@@ -94,7 +96,7 @@ def encode_texts(texts: list[str], encoder: dict[str, Any]) -> NDArray[np.float3
         raise UserError(f"simulators.encoder: {folder} holds no usable encoder ({reason})") from None
     if transformer.tokenizer.pad_token is None:  # generative models as encoders; padding is masked out anyway
         transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
-    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=encoder["pooling"])
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=_POOLING[encoder["pooling"]])
     model = SentenceTransformer(modules=[transformer, pooling], device="cpu").eval()
     different, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
     # `encode` sorts by length, so that batches hold little padding.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from gptfluence.baselines.trivial import GlobalAr1, MeanCurve, Persistence
@@ -9,7 +10,9 @@ from gptfluence.errors import UserError, did_you_mean
 from gptfluence.simulators.additive import Additive
 from gptfluence.simulators.base import Simulator
 from gptfluence.simulators.bilinear import Bilinear
+from gptfluence.simulators.each_task import EachTask
 from gptfluence.simulators.gradient_response import GradientResponse
+from gptfluence.simulators.interval import Interval
 from gptfluence.simulators.mlp import Mlp
 from gptfluence.simulators.predicted_curve import PredictedCurve
 from gptfluence.simulators.simfluence import Simfluence
@@ -23,6 +26,8 @@ METHODS: dict[str, type[Simulator]] = {
         Additive,
         GradientResponse,
         PredictedCurve,
+        Interval,
+        EachTask,
         Persistence,
         GlobalAr1,
         MeanCurve,
@@ -36,7 +41,8 @@ def make_method(name: str, settings: dict[str, Any]) -> Simulator:
 
     Args:
         name: what params.yaml calls the method; for messages.
-        settings: `kind` (and for gptfluence `head`), beside what the class' constructor takes.
+        settings: `kind` (and for gptfluence `head`), beside what the class' constructor takes; and interval and between
+            (see `interval`), tasks (each: one simulator for each test task; together: one for all).
 
     Raises:
         UserError: there is no such kind, or its settings do not fit.
@@ -45,8 +51,13 @@ def make_method(name: str, settings: dict[str, Any]) -> Simulator:
     kind = rest.pop("kind", "")
     if "head" in rest:
         kind = f"{kind}_{rest.pop('head')}"
+    interval, between = rest.pop("interval", 1), rest.pop("between", "jump")
+    each = rest.pop("tasks", "together") == "each"
     try:
-        return find_method(kind)(**rest)
+        make = partial(find_method(kind), **rest)
+        if interval > 1:
+            make = partial(Interval, make, interval, between)
+        return EachTask(make) if each else make()
     except TypeError as error:
         raise UserError(f"method '{name}': {error}") from None
     except UserError as error:

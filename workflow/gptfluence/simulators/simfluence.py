@@ -9,17 +9,19 @@ In step t, with batch c_t, `m_t(z) = alpha m_{t-1}(z) + beta`. The variants:
 
 Each test example is a regression of its own on the fitting runs' steps:
 `min sum_t (prediction - m_t)^2 + strength (|A|^2 + |B|^2)`, with the metric in units of its standard
-deviation.
+deviation. It is solved exactly, or as the published code does it: by Adam (see `adam`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dposv
 
+from gptfluence.simulators import adam
 from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.rollout import (
     Aggregation,
@@ -31,9 +33,12 @@ from gptfluence.simulators.rollout import (
     validation_mse,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 
 class Simfluence(Simulator):
-    """Simfluence, fitted exactly.
+    """Simfluence, fitted exactly or by Adam.
 
     A training example that occurs in no fitting run has factors of exactly zero: with `shrink_to` persistence
     it changes nothing, with zero it ends the trajectory at 0.
@@ -47,6 +52,7 @@ class Simfluence(Simulator):
         aggregation: Aggregation,
         shrink_to: Literal["persistence", "zero"],
         strengths: tuple[float, ...],
+        adam: dict[str, Any] | None = None,
     ) -> None:
         """Set how factors make a step.
 
@@ -56,17 +62,23 @@ class Simfluence(Simulator):
             shrink_to: what no evidence means: persistence writes alpha = 1 + sum of A, zero (paper) alpha =
                 sum of A. The additive variant has alpha = 1 in any case.
             strengths: ridge strengths; the validation runs choose one for all test examples.
+            adam: settings of `adam.train`, and initial_std (the standard deviation of the initial factors; published
+                code: 1): trained by it, without strengths. None: exactly.
         """
         self.variant = variant
         self.aggregation = aggregation
         self.shrink_to = shrink_to
         self.strengths = tuple(strengths)
         self.prior = 1.0 if shrink_to == "persistence" or variant == "additive" else 0.0
-        self.strength = float("nan")
+        self.adam = adam
+        self.chosen: dict[str, float] = {}
         self.factors: dict[str, Array] = {}  # "A", "B": [train, tests]; B in the metric's unit
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
-        """Fit every strength and keep the one whose roll-out is best on the validation runs (ties: the stronger)."""
+        """Fit every strength (or learning rate) and keep the one whose roll-out is best on the validation runs.
+
+        Of equally good strengths it is the strongest.
+        """
         dynamics.check(validation=True)
         self.extent = UNBOUNDED
         scale = metric_scale(dynamics)
@@ -77,18 +89,29 @@ class Simfluence(Simulator):
         residual = values[:, 1:].reshape(-1, tests) - self.prior * previous
         used, examples = np.unique(curricula.examples[fitting], return_inverse=True)
         examples = examples.reshape(curricula.examples[fitting].shape)
+
+        def error(solved: Mapping[str, NDArray[np.floating]]) -> float:
+            """Take factors of the used examples over, and return their validation MSE."""
+            self.factors = {}
+            for name, factor in solved.items():
+                self.factors[name] = np.zeros((len(features.train), tests))
+                self.factors[name][used] = factor * scale if name == "B" else factor
+            return validation_mse(self, dynamics, curricula)
+
+        if self.adam is not None:
+            target = residual + self.prior * previous
+            items = adam.Items([previous], target, self.prior)
+            solved, self.chosen = _by_adam(self.adam, self.variant, examples, self.aggregation, items, error)
+            error(solved)
+            self.extent = extent_of(dynamics)
+            return
         solve = _Ridge(self.variant, examples, self.aggregation, previous, residual)
 
         best, lowest = {}, float("inf")
         for strength in sorted(self.strengths, reverse=True):
-            self.factors = {}
-            for name, solved in solve(strength).items():
-                factor = np.zeros((len(features.train), tests))
-                factor[used] = solved * scale if name == "B" else solved
-                self.factors[name] = factor
-            error = validation_mse(self, dynamics, curricula)
-            if not best or error < lowest:
-                best, lowest, self.strength = self.factors, error, strength
+            found = error(solve(strength))
+            if not best or found < lowest:
+                best, lowest, self.chosen = self.factors, found, {"strength": strength}
         self.factors, self.extent = best, extent_of(dynamics)
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
@@ -110,8 +133,9 @@ class Simfluence(Simulator):
             "aggregation": self.aggregation,
             "shrink_to": self.shrink_to,
             "strengths": list(self.strengths),
+            "adam": self.adam,
         }
-        return {**self.factors, "extent": self.extent}, {"settings": settings, "chosen": {"strength": self.strength}}
+        return {**self.factors, "extent": self.extent}, {"settings": settings, "chosen": self.chosen}
 
     @classmethod
     def from_state(cls, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> Self:
@@ -119,8 +143,49 @@ class Simfluence(Simulator):
         simulator = cls(**values["settings"])
         simulator.factors = {name: arrays[name] for name in ("A", "B") if name in arrays}
         simulator.extent = arrays["extent"]
-        simulator.strength = values["chosen"]["strength"]
+        simulator.chosen = values["chosen"]
         return simulator
+
+
+def _names(variant: str) -> tuple[str, ...]:
+    """Return which factors a variant has."""
+    return {"linear": ("A", "B"), "multiplicative": ("A",), "additive": ("B",)}[variant]
+
+
+def _by_adam(
+    settings: dict[str, Any],
+    variant: str,
+    examples: NDArray[np.int64],
+    aggregation: Aggregation,
+    items: adam.Items,
+    error: Callable[[adam.Weights], float],
+) -> adam.Trained:
+    """Train the factors of the used examples: [used, tests] each.
+
+    They are one table with a row for every pair of a training and a test example, as in the published code, of which an
+    item reads as many rows as its batch has examples.
+
+    Args:
+        examples: [runs, steps, batch], numbers of used examples.
+        error: returns the validation MSE of factors.
+    """
+    import torch
+
+    names, batches = _names(variant), torch.from_numpy(examples.reshape(-1, examples.shape[2]))
+    used, tests = int(examples.max()) + 1, items.target.shape[1]
+
+    def draw(generator: np.random.Generator) -> adam.Weights:
+        std = settings["initial_std"]
+        return {name: (std * generator.standard_normal((used, tests))).astype(np.float32) for name in names}
+
+    def factors(p: dict[str, torch.Tensor], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        table = torch.stack([p[name] for name in names], -1).reshape(used * tests, len(names))
+        pairs = batches[rows] * tests + columns[:, None]
+        total = dict(zip(names, torch.nn.functional.embedding_bag(pairs, table, mode=aggregation).T, strict=True))
+        nothing = torch.zeros(len(rows))
+        return torch.stack([total.get(name, nothing) for name in ("A", "B")])
+
+    return adam.train(settings, draw, factors, items, error)
 
 
 class _Ridge:
@@ -163,7 +228,7 @@ class _Ridge:
                 return {"B": _solve(gram, self.counts.T @ self.residual, strength)}
             return {"B": self.counts.T @ _solve(self.gram.copy(), self.residual, strength)}
         solve = self._primal if self.primal else self._dual
-        names = ("A", "B") if self.variant == "linear" else ("A",)
+        names = _names(self.variant)
         solved = np.empty((len(names), self.train, self.residual.shape[1]))
         for z in range(self.residual.shape[1]):
             solved[:, :, z] = solve(self.previous[:, z], self.residual[:, z], strength)

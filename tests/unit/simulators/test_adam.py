@@ -1,0 +1,155 @@
+"""Adam on single steps against exact solutions of the same objective."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gptfluence.simulators.base import Curricula, Dynamics, Features
+from gptfluence.simulators.bilinear import Bilinear
+from gptfluence.simulators.rollout import aggregate, validation_mse
+from gptfluence.simulators.simfluence import Simfluence
+from synthetic import planted
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    adam = {"learning_rates": [0.05], "weight_decay": 0.0, "batch": None, "warmup": 20, "epochs": 800, "seed": 42}
+    return adam | {"patience": adam["epochs"] + 1} | changes
+
+
+def noisy(runs: int, train: int) -> tuple[Dynamics, Curricula, Features]:
+    """Planted dynamics that no factors explain exactly, all of whose runs are validated on: the last epoch is the best.
+
+    The validation runs repeat the fitting runs, so that fewer errors of single steps mean fewer of roll-outs.
+    """
+    dynamics, curricula, features = planted(runs=runs, steps=12, batch=2, train=train, tests=3)
+    values = dynamics.values + 0.02 * np.random.default_rng(5).normal(size=dynamics.values.shape)
+    return Dynamics(values, dynamics.validate), curricula, features
+
+
+class LastEpoch:
+    """Makes every roll-out better than the one before, so that what is kept is where training ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+        self.calls = 0
+        monkeypatch.setattr(module, "validation_mse", self)
+
+    def __call__(self, *_: object) -> float:
+        self.calls += 1
+        return 1.0 / self.calls
+
+
+@pytest.mark.parametrize("variant", ["linear", "additive", "multiplicative"])
+@pytest.mark.parametrize("aggregation", ["sum", "mean"])
+def test_simfluence_converges_to_the_exact_ridge(
+    variant: str, aggregation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gptfluence.simulators import simfluence
+
+    dynamics, curricula, features = noisy(runs=12, train=8)
+    items = 10 * 12 * 3  # fitting runs, steps, tests
+    strength = 0.6
+    exact = Simfluence(variant, aggregation, "persistence", (strength,))
+    exact.fit(dynamics, curricula, features)
+    LastEpoch(monkeypatch, simfluence)
+    training = settings(weight_decay=2 * strength / items, initial_std=1.0)
+    trained = Simfluence(variant, aggregation, "persistence", (strength,), training)
+    trained.fit(dynamics, curricula, features)
+    assert trained.chosen == {"learning_rate": 0.05, "epochs": 800}
+    assert trained.factors.keys() == exact.factors.keys()
+    for name, factors in exact.factors.items():
+        assert np.abs(factors).max() > 0.01
+        np.testing.assert_allclose(trained.factors[name], factors, atol=1e-3 * np.abs(factors).max())
+
+
+def test_batches_of_128_items_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum over the batch, alpha shrunk to zero, N(0, 1) to begin with: still the exact solution, nearly."""
+    from gptfluence.simulators import simfluence
+
+    dynamics, curricula, features = noisy(runs=12, train=8)
+    exact = Simfluence("linear", "sum", "zero", (0.6,))
+    exact.fit(dynamics, curricula, features)
+    LastEpoch(monkeypatch, simfluence)
+    training = settings(weight_decay=2 * 0.6 / 360, batch=128, epochs=300, patience=301, initial_std=1.0)
+    trained = Simfluence("linear", "sum", "zero", (0.6,), training)
+    trained.fit(dynamics, curricula, features)
+    for name, factors in exact.factors.items():
+        np.testing.assert_allclose(trained.factors[name], factors, atol=0.02 * np.abs(factors).max())
+
+
+@pytest.mark.parametrize(("order", "start"), [(1, "given"), (2, "given"), (2, "zeros")])
+def test_gptfluence_without_l2_converges_to_exact_least_squares(
+    order: int, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gptfluence.simulators import bilinear
+
+    dynamics, curricula, features = noisy(runs=30, train=24)
+    features = Features(features.train[:, :2], features.test[:, :2])
+    exact = Bilinear(order, start, "sum", "persistence", (1e-9,))
+    exact.fit(dynamics, curricula, features)
+    LastEpoch(monkeypatch, bilinear)
+    trained = Bilinear(order, start, "sum", "persistence", (1e-9,), settings(epochs=1500, patience=1501))
+    trained.fit(dynamics, curricula, features)
+    for found, wanted in zip(trained.matrices, exact.matrices, strict=True):
+        factors = [s.train @ m @ s.test.T for s, m in ((trained, found), (exact, wanted))]
+        np.testing.assert_allclose(factors[0], factors[1], atol=0.01 * np.abs(factors[1]).max())
+
+
+def test_gptfluence_with_l2_on_w_and_u_has_the_least_nuclear_norm_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convex problem in M = W U' that the paper's objective amounts to, by proximal gradient steps."""
+    from gptfluence.simulators import bilinear
+
+    dynamics, curricula, features = noisy(runs=12, train=24)
+    decay = 2e-3
+    LastEpoch(monkeypatch, bilinear)
+    trained = Bilinear(
+        1, "given", "mean", "persistence", (1.0,), settings(weight_decay=decay, epochs=1500, patience=1501)
+    )
+    trained.fit(dynamics, curricula, features)
+
+    fitting = ~dynamics.validate
+    scale = dynamics.values[fitting].std()
+    y = dynamics.values[fitting] / scale
+    x = aggregate(trained.train, curricula.examples[fitting], "mean").reshape(-1, 6)
+    before, target = y[:, :-1].reshape(-1, 3), (y[:, 1:] - y[:, :-1]).reshape(-1, 3)
+    # One row for each item: (y x (x) g, x (x) g), against both M as one vector.
+    pairs = np.einsum("rp,zq->rzpq", x, trained.test).reshape(-1, 36)
+    design = np.concatenate([before.reshape(-1, 1) * pairs, pairs], axis=1)
+    rows = len(design)
+
+    def objective(m: np.ndarray) -> float:
+        norms = sum(np.linalg.svd(part, compute_uv=False).sum() for part in m.reshape(2, 6, 6))
+        return float(np.mean((design @ m - target.ravel()) ** 2) + decay * norms)
+
+    m = np.zeros(72)
+    step = 1 / (2 * np.linalg.norm(design, 2) ** 2 / rows)
+    for _ in range(3000):
+        m = m - step * 2 / rows * design.T @ (design @ m - target.ravel())
+        for part in m.reshape(2, 6, 6):
+            left, singular, right = np.linalg.svd(part)
+            part[:] = (left * np.maximum(singular - step * decay, 0)) @ right
+    found = trained.matrices.copy()
+    found[-1] /= scale
+    least = objective(m)
+    assert least < 0.9 * objective(np.zeros(72)), "the norm must not forbid everything"
+    assert least <= objective(found.ravel()) + 1e-9
+    assert objective(found.ravel()) == pytest.approx(least, rel=2e-3)
+
+
+def test_learning_rate_epoch_and_seed() -> None:
+    dynamics, curricula, features = planted(train=8)
+    rates = ([0.0005, 0.05], [0.0005], [0.05])
+
+    def fit(seed: int = 1, **changes: Any) -> Simfluence:
+        training = settings(epochs=30, patience=31, initial_std=0.01, batch=500, seed=seed, **changes)
+        simulator = Simfluence("linear", "mean", "persistence", (1.0,), training)
+        simulator.fit(dynamics, curricula, features)
+        return simulator
+
+    both, *each = (fit(learning_rates=rate) for rate in rates)
+    errors = [validation_mse(simulator, dynamics, curricula) for simulator in each]
+    best = each[int(np.argmin(errors))]
+    assert both.chosen == best.chosen and errors[0] != errors[1]
+    np.testing.assert_array_equal(both.factors["A"], best.factors["A"])
+    assert validation_mse(both, dynamics, curricula) == min(errors)
+    np.testing.assert_array_equal(fit().factors["B"], fit().factors["B"])
+    assert not np.array_equal(fit().factors["B"], fit(seed=2).factors["B"])
