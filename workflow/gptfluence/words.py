@@ -20,6 +20,9 @@ COVERAGES = tuple(f"coverage_{round(100 * level)}" for level in LEVELS)
 WHOLE = "whole"
 """Of scores of simulators: a method with its own settings."""
 
+RANDOM, CHOSEN = "random", "chosen"
+"""Of choices of training data: at random, in what examples are chosen or in their order; and by a simulator."""
+
 RUNS, CHOSEN_RUNS, TESTS, INTERVAL = VARIED = "runs", "chosen_runs", "tests", "interval"
 """What learning curves vary: fitting runs at random and as a method chooses them, tests, steps between measurements."""
 
