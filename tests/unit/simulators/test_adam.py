@@ -17,10 +17,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 def noisy(runs: int, train: int) -> tuple[Dynamics, Curricula, Features]:
-    """Planted dynamics that no factors explain exactly, all of whose runs are validated on: the last epoch is the best.
-
-    The validation runs repeat the fitting runs, so that fewer errors of single steps mean fewer of roll-outs.
-    """
+    """Planted dynamics that no factors explain exactly."""
     dynamics, curricula, features = planted(runs=runs, steps=12, batch=2, train=train, tests=3)
     values = dynamics.values + 0.02 * np.random.default_rng(5).normal(size=dynamics.values.shape)
     return Dynamics(values, dynamics.validate), curricula, features
