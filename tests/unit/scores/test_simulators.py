@@ -21,7 +21,8 @@ FILES = {"features": None, "table": None, "kernels": None}
 def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLITS) -> dict[str, Any]:
     group = write_group(folder, metric, splits=splits)
     response = FILES | {"settings": SETTINGS, "kernels": group["kernels"], "learning": True}
-    response["variants"] = {"one_kernel": {"kernels": ["sgd"]}}
+    one_kernel = FILES | {"settings": SETTINGS | {"kernels": ["sgd"]}, "kernels": group["kernels"]}
+    response["variants"] = {"one_kernel": one_kernel}
     curve = FILES | {"settings": {"kind": "mean_curve"}, "variants": {}, "learning": True}
     group["methods"] = {"mean_curve": curve, "gradient_response": response}
     predicted = response | {"settings": SETTINGS | {"kind": "predicted_curve"}}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gptfluence.simulators.base import Curricula, Dynamics, Features
 from gptfluence.simulators.registry import make_method
-from synthetic import METHOD_SETTINGS, planted
+from synthetic import ADAM, METHOD_SETTINGS, planted
 
 TOLERANCE = 1e-5
 """Of a roll-out, in units of the metric's range, for strengths of 1e-3 and more: five times what was measured."""
@@ -75,7 +75,9 @@ def test_at_every_strength(name: str, strength: float) -> None:
 
 
 def test_roundings_do_not_grow_while_networks_train() -> None:
-    settings = METHOD_SETTINGS["gptfluence_mlp"] | {"learning_rates": (0.003,), "epochs": 200, "patience": 200}
+    settings = METHOD_SETTINGS["gptfluence_mlp"] | {
+        "adam": ADAM | {"learning_rates": (0.003,), "epochs": 200, "patience": 200}
+    }
     error, first, second = difference(settings, seed=0)
     assert error < TOLERANCE
     assert first == second

@@ -18,7 +18,7 @@ from gptfluence.simulators.rollout import (
     validation_mse,
     warn_of_confined,
 )
-from synthetic import METHOD_SETTINGS, planted
+from synthetic import ADAM, METHOD_SETTINGS, planted
 
 
 @pytest.mark.parametrize(("order", "start"), [(1, 1), (2, 2), (3, 3), (3, 1), (2, 1)])
@@ -125,7 +125,7 @@ def test_no_strength_explodes(form: str, strength: float) -> None:
 def test_a_mlp_that_explodes_is_confined() -> None:
     """Without a step of training: the networks are as they were drawn."""
     dynamics, curricula, features = planted(runs=5)
-    settings = METHOD_SETTINGS["gptfluence_mlp"] | {"aggregation": "sum", "epochs": 0, "seed": 3}
+    settings = METHOD_SETTINGS["gptfluence_mlp"] | {"aggregation": "sum", "adam": ADAM | {"epochs": 0, "seed": 3}}
     simulator = make_method("mlp", settings)
     simulator.fit(dynamics, curricula, features)
     simulated = simulator.simulate(curricula, dynamics.values[:, :1])
@@ -191,7 +191,7 @@ def test_a_fit_that_does_not_explode_is_chosen_though_confining_would_hide_it() 
         errors.append(validation_mse(simulator, dynamics, curricula))
     simulator = make_method("all", settings | {"strengths": (1e-3, 1.0, 1e3)})
     simulator.fit(dynamics, curricula, features)
-    assert simulator.strength == (1e-3, 1.0, 1e3)[int(np.argmin(errors))]
+    assert simulator.chosen["strength"] == (1e-3, 1.0, 1e3)[int(np.argmin(errors))]
     assert max(errors) > 1e6 * min(errors)
 
 
@@ -200,7 +200,9 @@ def test_bounds_of_a_former_fit_choose_nothing(method: str) -> None:
     dynamics, curricula, features = planted(runs=5, steps=25, train=40)
     noise = np.random.default_rng(1).normal(size=dynamics.values.shape)
     dynamics = replace(dynamics, values=dynamics.values + 0.3 * noise)
-    settings = METHOD_SETTINGS[method] | ({"learning_rates": (1e-3, 1e-2), "epochs": 60} if "mlp" in method else {})
+    settings = METHOD_SETTINGS[method] | (
+        {"adam": ADAM | {"learning_rates": (1e-3, 1e-2), "epochs": 60}} if "mlp" in method else {}
+    )
     again, fresh = make_method(method, settings), make_method(method, settings)
     again.fit(replace(dynamics, values=1e-9 * dynamics.values), curricula, features)
     for simulator in (again, fresh):
