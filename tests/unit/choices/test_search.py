@@ -75,6 +75,7 @@ def test_final_effects_are_what_simulations_differ_by() -> None:
     """Two kernels, momenta and decays, three checkpoints, two tasks of unequal weights, targets of unequal lengths."""
     simulator, rates, first = fitted("gradient_response")
     assert isinstance(simulator, GradientResponse)
+    simulator.replicas = simulator.replicas[:, :0]  # all that is predicted is believed
     effects = final_effects(simulator, rates)
     candidates = np.random.default_rng(3).integers(24, size=(20, 30, 4))
     simulated = simulator.simulate(Curricula(candidates, np.tile(rates, (20, 1))), np.tile(first, (20, 1, 1)))

@@ -3,11 +3,12 @@
 A curriculum trains on `budget` examples of the pool, all of them once in each epoch, as drawn ones do: what is free is
 which examples (so many of each label, see `strata`), and their order in each epoch.
 
-Gradient response is linear in the examples' shares of the batches, so what example i in batch t does to the last loss
-is a matrix, `final_effects`. Were all targets equally long, a share would be one over the batch, and the best
-curriculum the solution of an integer program: an assignment of examples to batches for each epoch, which have their
-examples in common. It is solved to a gap of GAP. Targets of different lengths make the shares depend on who else is in
-the batch; from the program's solution on, `exchange` then looks for better ones with the true shares.
+Gradient response is linear in the examples' shares of the batches, but for how much of its predictions it believes, so
+what example i in batch t does to the last loss is a matrix, `final_effects`. Were all targets equally long, a share
+would be one over the batch, and the best curriculum the solution of an integer program: an assignment of examples to
+batches for each epoch, which have their examples in common. It is solved to a gap of GAP. Targets of different lengths
+make the shares depend on who else is in the batch; from the program's solution on, `exchange` then looks for better
+ones with the true shares.
 
 Of other simulators nothing is assumed: `exchange` climbs from the best of some random curricula, and ends where no move
 of those it tries is better, which need not be the best of all.
