@@ -98,8 +98,8 @@ def test_an_edit_of_what_is_shared_is_everyones_who_shares_it(package: Path) -> 
         assert changed_by(paper / "tables" / f"{name}.py") == tables - own
     assert changed_by(paper / "figures" / "style.py") == figures - {"figure_attribution", "figure_choices"}
     assert changed_by(paper / "attribution.py") == {"figure_attribution", "table_attribution"}
-    four = {f"{kind}_{what}" for kind in ("figure", "table") for what in ("attribution", "simulators")}
-    assert changed_by(paper / "averages.py") == four
+    averaged = {f"{kind}_{what}" for kind in ("figure", "table") for what in ("attribution", "choices", "simulators")}
+    assert changed_by(paper / "averages.py") == averaged
     assert changed_by(paper / "simulators.py") == {"figure_simulators", "table_simulators"}
     assert changed_by(paper / "choices.py") == {"figure_choices", "table_choices"}
     assert changed_by(paper / "names.py") == figures | tables

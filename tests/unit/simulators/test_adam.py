@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gptfluence.simulators.base import Curricula, Dynamics, Features
+from gptfluence.simulators.base import Array, Curricula, Dynamics, Features
 from gptfluence.simulators.bilinear import Bilinear
-from gptfluence.simulators.rollout import aggregate, validation_mse
+from gptfluence.simulators.rollout import aggregate, lagged, validation_mse
 from gptfluence.simulators.simfluence import Simfluence
 from synthetic import planted
+
+Group = tuple[Dynamics, Curricula, Features]
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -35,8 +37,27 @@ class LastEpoch:
         return 1.0 / self.calls
 
 
-@pytest.mark.parametrize("variant", ["linear", "additive", "multiplicative"])
-@pytest.mark.parametrize("aggregation", ["sum", "mean"])
+def predicted_steps(simulator: Bilinear | Simfluence, factors: list[Array], group: Group, order: int) -> Array:
+    """Return what a simulator predicts of each next true value."""
+    values, examples = (array[~group[0].validate] for array in (group[0].values, group[1].examples))
+    coefficients = [aggregate(table, examples, simulator.aggregation)[:, simulator.start - 1 :] for table in factors]
+    coefficients[0] = coefficients[0] + (1.0 if simulator.shrink_to == "persistence" else 0.0)
+    lags = [*lagged(values, order, simulator.start), 1.0]
+    return sum(a * lag for a, lag in zip(coefficients, lags, strict=True))
+
+
+def assert_same_predictions(trained: Array, exact: Array, group: Group) -> None:
+    """They differ by less than a twentieth of what the exact solution leaves unexplained.
+
+    Factors hardly matter along some directions: what a value was, and what it was before, is nearly the same.
+    """
+    left = group[0].values[~group[0].validate][:, -exact.shape[1] :] - exact
+    assert np.sqrt(np.mean((trained - exact) ** 2)) < 0.05 * np.sqrt(np.mean(left**2))
+
+
+@pytest.mark.parametrize(
+    ("variant", "aggregation"), [("linear", "sum"), ("additive", "mean"), ("multiplicative", "mean")]
+)
 def test_simfluence_converges_to_the_exact_ridge(
     variant: str, aggregation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,11 +87,11 @@ def test_batches_of_128_items_as_published(monkeypatch: pytest.MonkeyPatch) -> N
     exact = Simfluence("linear", "sum", "zero", (0.6,))
     exact.fit(dynamics, curricula, features)
     LastEpoch(monkeypatch, simfluence)
-    training = settings(weight_decay=2 * 0.6 / 360, batch=128, epochs=300, patience=301, initial_std=1.0)
+    training = settings(weight_decay=2 * 0.6 / 360, batch=128, epochs=1500, patience=1501, initial_std=1.0)
     trained = Simfluence("linear", "sum", "zero", (0.6,), training)
     trained.fit(dynamics, curricula, features)
-    for name, factors in exact.factors.items():
-        np.testing.assert_allclose(trained.factors[name], factors, atol=0.02 * np.abs(factors).max())
+    group = dynamics, curricula, features
+    assert_same_predictions(*(predicted_steps(s, list(s.factors.values()), group, 1) for s in (trained, exact)), group)
 
 
 @pytest.mark.parametrize(("order", "start"), [(1, "given"), (2, "given"), (2, "zeros")])
@@ -84,11 +105,11 @@ def test_gptfluence_without_l2_converges_to_exact_least_squares(
     exact = Bilinear(order, start, "sum", "persistence", (1e-9,))
     exact.fit(dynamics, curricula, features)
     LastEpoch(monkeypatch, bilinear)
-    trained = Bilinear(order, start, "sum", "persistence", (1e-9,), settings(epochs=1500, patience=1501))
+    trained = Bilinear(order, start, "sum", "persistence", (1e-9,), settings(epochs=6000, patience=6001))
     trained.fit(dynamics, curricula, features)
-    for found, wanted in zip(trained.matrices, exact.matrices, strict=True):
-        factors = [s.train @ m @ s.test.T for s, m in ((trained, found), (exact, wanted))]
-        np.testing.assert_allclose(factors[0], factors[1], atol=0.01 * np.abs(factors[1]).max())
+    group = dynamics, curricula, features
+    steps = [predicted_steps(s, [s.train @ m @ s.test.T for m in s.matrices], group, order) for s in (trained, exact)]
+    assert_same_predictions(*steps, group)
 
 
 def test_gptfluence_with_l2_on_w_and_u_has_the_least_nuclear_norm_objective(monkeypatch: pytest.MonkeyPatch) -> None:

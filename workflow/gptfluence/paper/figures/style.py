@@ -41,9 +41,9 @@ _OTHERS = [("#7F7F7F", "v"), ("#7F7F7F", "P"), ("#7F7F7F", "*"), ("#999933", "h"
 
 IN_TABLES_ONLY = (
     *("global_ar1", "simfluence_additive", "simfluence_multiplicative", "gptfluence_gradients", "gptfluence_mlp"),
-    *("tracin", "tracin_adamw"),
+    *("predicted_curve", "tracin", "tracin_adamw"),
 )
-"""Variants that the figures leave out, so that the lines of those that the paper draws can be told apart."""
+"""What the figures leave out, so that the lines of the methods that the paper draws can be told apart."""
 
 
 def method_style(name: str, names: Iterable[str]) -> Style:
