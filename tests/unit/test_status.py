@@ -378,7 +378,7 @@ def test_the_papers_plan_takes_a_moment_and_no_torch(raw_params: dict[str, Any],
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     *text, seconds = result.stdout.splitlines()
-    assert text[0] == "scale paper: 520 runs: 0 done, 0 running, 0 failed, 520 to do"
+    assert text[0] == "scale paper: 536 runs: 0 done, 0 running, 0 failed, 536 to do"
     assert any(line.startswith("left on one GPU: ") for line in text)
     assert max(map(len, text)) <= 100
     assert float(seconds) < 5  # a second on an idle machine
