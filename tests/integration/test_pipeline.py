@@ -185,8 +185,8 @@ def test_changed_setting_reruns_what_depends_on_it(copy: Path) -> None:
     assert jobs["fit_simulator"] == 4 and "train_runs" not in jobs
     edit(copy, lambda p: p["scores"].update(confidence=0.5))
     edit(copy, lambda p: p["simulators"]["methods"]["simfluence"].update(strengths=[0.1, 10.0]))
-    judged = {"score_simulations": 1, "judge_attribution": 1, "judge_simulators": 1}
-    assert planned(copy) == {**judged, "write_table": 6, "write_figure": 6, "all": 1}
+    judged = {"score_simulations": 1, "judge_attribution": 1, "judge_simulators": 1, "judge_choices": 1}
+    assert planned(copy) == {**judged, "write_table": 7, "write_figure": 7, "all": 1}
     edit(copy, lambda p: p["scores"].update(confidence=0.95))
     assert planned(copy) == {}
 
