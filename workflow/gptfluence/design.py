@@ -108,6 +108,7 @@ class Design:
         spec = self.models[model]
         return f"data/models/{model}.{digest(spec)}" if spec["source"] == "world" else None
 
+    @cache  # noqa: B019
     def text_file(self, encoder: str) -> str:
         """Path of the text features of every example.
 
