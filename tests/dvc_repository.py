@@ -40,6 +40,7 @@ def make_small(raw: dict[str, Any]) -> dict[str, Any]:
     for name in ("gptfluence_mlp", "gptfluence_gradients"):
         small["simulators"]["methods"].pop(name)
         small["scores"]["variants"].pop(name, None)
+    small["scores"]["unseen_tests"]["methods"].remove("gptfluence_gradients")
     small["baselines"]["trivial"] = ["persistence", "mean_curve"]
     small["paper"]["example_curves"] = 1
     return small
@@ -51,6 +52,7 @@ def make_smallest(raw: dict[str, Any]) -> dict[str, Any]:
     small["scales"]["tiny"]["scenarios"].pop("fine_tuning")
     small["simulators"]["methods"].pop("gptfluence")
     small["scores"]["variants"].pop("gptfluence")
+    small["scores"]["unseen_tests"]["methods"].remove("gptfluence")
     return small
 
 
