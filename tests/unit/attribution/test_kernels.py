@@ -179,16 +179,17 @@ def test_frozen_parameters_have_no_moments() -> None:
 
 
 def test_batches_and_order_do_not_count() -> None:
+    """Adam divides by second moments near zero, which multiplies roundings; with a large epsilon none is multiplied."""
     model, optimizer = trained(5)
+    adam = ADAM | {"epsilon": 1e-3}
     gradients, moments = ExampleGradients(model), adam_moments(model, optimizer)
     order = np.random.default_rng(1).permutation(9)
     turned = [TRAIN[i] for i in order]
     settings = {"projection": 4, "seed": 1}
     one, other = Budget(20, 20), Budget(4096, 4096)
-    found = less(gradients, TRAIN, TESTS, moments, settings, ADAM, one)
-    np.testing.assert_allclose(
-        found[order], less(gradients, turned, TESTS, moments, settings, ADAM, other), rtol=1e-3, atol=1e-5
-    )
+    found = less(gradients, TRAIN, TESTS, moments, settings, adam, one)
+    again = less(gradients, turned, TESTS, moments, settings, adam, other)
+    np.testing.assert_allclose(found[order], again, rtol=1e-4, atol=1e-6)
     found = log_odds(gradients, TRAIN, settings, one).features
     again = log_odds(gradients, turned, settings, other).features
     np.testing.assert_allclose(found[order], again, rtol=1e-3, atol=1e-5 * np.abs(found).max())
