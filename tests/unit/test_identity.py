@@ -14,17 +14,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = tmp_path / "gptfluence"
     shutil.copytree(identity.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(identity, "PACKAGE", copy)
-    identity.code_digest.cache_clear()
-    identity._parsed.cache_clear()
+    identity.read_code_anew()
     yield copy
-    identity.code_digest.cache_clear()
-    identity._parsed.cache_clear()
+    identity.read_code_anew()
 
 
 def digest_after(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
-    identity.code_digest.cache_clear()
-    identity._parsed.cache_clear()
+    identity.read_code_anew()
     return identity.code_digest("dynamics.train")
 
 

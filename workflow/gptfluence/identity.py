@@ -32,10 +32,16 @@ def code_digest(*entries: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
+def read_code_anew() -> None:
+    """Forget what the modules held, for whoever edits them while a process runs."""
+    for cached in (code_digest, _parsed, _imports, _module_digest):
+        cached.cache_clear()
+
+
 def module_digests(*entries: str) -> dict[str, str]:
     """Return the digest of each module that counts, by name, so that a change can be told by its module."""
     names = sorted(reachable_modules(*entries) - set(PLUMBING))
-    return {name: hashlib.sha256(_tree(name).encode()).hexdigest()[:12] for name in names}
+    return {name: _module_digest(name) for name in names}
 
 
 def reachable_modules(*entries: str) -> set[str]:
@@ -67,6 +73,7 @@ def _parsed(name: str) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@functools.cache
 def _imports(name: str) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(_parsed(name)):
@@ -79,8 +86,9 @@ def _imports(name: str) -> set[str]:
     return {n for n in found if n and _path(n)}
 
 
-def _tree(name: str) -> str:
-    return json.dumps(_canonical(_parsed(name)))
+@functools.cache
+def _module_digest(name: str) -> str:
+    return hashlib.sha256(json.dumps(_canonical(_parsed(name))).encode()).hexdigest()[:12]
 
 
 def _canonical(node: Any) -> Any:

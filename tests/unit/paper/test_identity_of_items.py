@@ -36,8 +36,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    identity.code_digest.cache_clear()
-    identity._parsed.cache_clear()
+    identity.read_code_anew()
 
 
 def changed_by(edited: Path) -> set[str]:
