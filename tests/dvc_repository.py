@@ -18,7 +18,7 @@ from pipeline import ROOT, make_tiny
 
 BIN = Path(sys.executable).parent
 FOLDERS = ("data/tasks", "data/curricula", "data/models", "data/dynamics", "data/mislabels", "data/choices",
-           "results/features", "results/attribution", "results/simulators", "results/simulations",
+           "results/features", "results/attribution", "results/simulators", "results/simulations", "results/refits",
            "results/scores", "results/tables", "results/figures")  # fmt: skip
 """What the stages make, plan aside."""
 

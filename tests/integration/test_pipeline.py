@@ -169,7 +169,7 @@ def test_several_files_are_asked_for_by_name(copy: Path) -> None:
 
 def test_figure_is_redrawn_from_scores_alone(copy: Path) -> None:
     shutil.rmtree(copy / "data")
-    for folder in ("features", "simulators", "simulations"):
+    for folder in ("features", "simulators", "simulations", "refits"):
         shutil.rmtree(copy / "results" / folder)
     before = (copy / "results/figures/figure_2.pdf").read_bytes()
     (copy / "results/figures/figure_2.pdf").unlink()
@@ -185,8 +185,8 @@ def test_changed_setting_reruns_what_depends_on_it(copy: Path) -> None:
     assert jobs["fit_simulator"] == 4 and "train_runs" not in jobs
     edit(copy, lambda p: p["scores"].update(confidence=0.5))
     edit(copy, lambda p: p["simulators"]["methods"]["simfluence"].update(strengths=[0.1, 10.0]))
-    judged = {"score_simulations": 1, "judge_attribution": 1, "judge_simulators": 1, "judge_choices": 1}
-    assert planned(copy) == {**judged, "write_table": 7, "write_figure": 7, "all": 1}
+    judged = dict.fromkeys(("score_simulations", "judge_attribution", "judge_simulators", "judge_choices"), 1)
+    assert planned(copy) == {**judged, "refit_simulators": 4, "write_table": 7, "write_figure": 7, "all": 1}
     edit(copy, lambda p: p["scores"].update(confidence=0.95))
     assert planned(copy) == {}
 

@@ -362,7 +362,8 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     tables = ("table_1", "table_2", "table_3", "table_4")
     items = dict.fromkeys((*tables, "figure_2", "figure_6", "figure_10", "figure_11"), 1)
     judged = dict.fromkeys(("scores_attribution", "table_attribution", "figure_attribution"), 1)
-    apart = dict.fromkeys(("scores_simulators", "table_simulators", "figure_simulators"), 1)
+    # 18 pairs of groups and metrics are judged, each on its own.
+    apart = {"refits": 18} | dict.fromkeys(("scores_simulators", "table_simulators", "figure_simulators"), 1)
     chosen = dict.fromkeys(("scores_choices", "table_choices", "figure_choices"), 1)
     assert changed_by("paper", "example_curves", value=3) == {"figure_2": 1}
     assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items | judged | apart | chosen
@@ -393,7 +394,8 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     assert "tasks" in changed_by("tasks", "world_seed", value=2)
     # A held-out run with another seed: its curriculum, shard and manifest, and no fit.
     seed = changed_by("scales", "nano", "seeds", value={"fine_tuning-nano-0.2m-sst2-13": 99})
-    assert seed == {"curricula": 1, "dynamics": 2, "attribution": 1, "simulators": 1, "scores": 1} | items | apart
+    one = {"dynamics": 2} | dict.fromkeys(("curricula", "attribution", "simulators", "scores"), 1)
+    assert seed == one | items | apart | {"refits": 1}
     assert changed_by("dynamics", "checkpoint_minutes", value=1) == {}
 
 
@@ -436,8 +438,8 @@ def test_only_encoders_that_are_asked_for_are_read(raw_params: dict[str, Any], r
     design = design_of(raw_params, root)
     folder = design.encode_spec("gpt-nano-3m")["encoder"]
     assert folder == {"source": "folder", "path": design.model_folder("nano-3m"), "revision": None, "pooling": "mean"}
-    group = next(group for group in design.judge_simulators_spec()["groups"] if group["model"] == "nano-3m")
-    method = group["methods"]["gptfluence"]
+    name = next(name for name, group in design.groups.items() if group.model == "nano-3m")
+    method = design.refit_spec(name, "loss")["methods"]["gptfluence"]
     assert method["variants"]["of_gpt"]["features"] == plain["text.gpt-nano-3m"]
     assert method["features"] == plain["text.text"]
 

@@ -11,8 +11,8 @@ FOLDERS = (
     *("data/tasks", "data/curricula", "data/models", "data/dynamics"),
     *("data/mislabels/rankings", "data/mislabels/curricula", "data/mislabels/dynamics"),
     *("data/choices/chosen", "data/choices/curricula", "data/choices/dynamics"),
-    *("results/features", "results/attribution/tables", "results/attribution/replays"),
-    *("results/simulators", "results/simulations"),
+    *("results/features", "results/attribution/tables", "results/attribution/kernels", "results/attribution/replays"),
+    *("results/simulators", "results/simulations", "results/refits"),
 )
 """Folders of files whose names hold the digest of what they are made from: those of two branches cannot clash."""
 

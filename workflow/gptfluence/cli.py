@@ -45,6 +45,7 @@ COMMANDS = {
     "write_chosen": "choices.curricula",
     "score_simulations": "scores.score",
     "judge_attribution": "scores.attribution",
+    "refit_simulators": "scores.simulators",
     "judge_simulators": "scores.simulators",
     "judge_mislabels": "scores.mislabels",
     "judge_choices": "scores.choices",

@@ -169,6 +169,11 @@ class Design:
         """Path of a group's simulated (and measured) trajectories of one metric."""
         return f"results/simulations/{group}.{metric}.{digest(self.simulate_spec(group, metric))}.parquet"
 
+    @cache  # noqa: B019
+    def refits_file(self, group: str, metric: str) -> str:
+        """Path of what simulators score that are fitted again: as variants, on fewer runs, without some tests."""
+        return f"results/refits/{group}.{metric}.{digest(self.refit_spec(group, metric))}.parquet"
+
     @cached_property
     def stages(self) -> dict[str, list[str]]:
         """Every file of every stage of dvc.yaml; of tables and figures each one is a stage."""
@@ -198,6 +203,7 @@ class Design:
                 *(self.simulator_file(*key) for key in self.fits()),
                 *(self.simulations_file(*pair) for pair in self.simulation_pairs()),
             ],
+            "refits": [self.refits_file(*pair) for pair in self.simulation_pairs()],
             "mislabels": self._mislabels_files(),
             "choices": [
                 *(self.choices_file(group) for group in self.choice_groups()),
@@ -606,31 +612,33 @@ class Design:
         return {"groups": groups, "code": code_digest("scores.attribution")} | self._bootstrap()
 
     @cache  # noqa: B019
-    def judge_simulators_spec(self) -> dict[str, Any]:
-        """For judge_simulators: the methods that have variants or learning curves, or are judged on unseen tests."""
+    def refit_spec(self, group: str, metric: str) -> dict[str, Any]:
+        """For refit_simulators: the methods that have variants or learning curves, or are judged on unseen tests."""
         scores = self.params.scores
         settings = scores.learning.model_dump(exclude={"methods"}) | {"folds": scores.unseen_tests.folds}
         methods = [name for name in self.methods if name in scores.variants or name in scores.learning.methods]
         splits = ("fit", "validate", "held_out", "unseen")
-        groups = [
-            self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits)
-            | {
-                "methods": {
-                    name: self._method_spec(group, self.methods[name])
-                    | {
-                        "variants": {
-                            variant: self._method_spec(group, settings)
-                            for variant, settings in self._variants_of(name).items()
-                        },
-                        "learning": name in scores.learning.methods,
-                    }
-                    for name in methods
-                },
-                "unseen_tests": self._unseen_tests_spec(group),
-            }
-            for group, metric in self.simulation_pairs()
-        ]
-        return {"groups": groups, "code": code_digest("scores.simulators")} | settings | self._bootstrap()
+        return self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits) | {
+            "methods": {
+                name: self._method_spec(group, self.methods[name])
+                | {
+                    "variants": {
+                        variant: self._method_spec(group, changed)
+                        for variant, changed in self._variants_of(name).items()
+                    },
+                    "learning": name in scores.learning.methods,
+                }
+                for name in methods
+            },
+            "unseen_tests": self._unseen_tests_spec(group),
+            "judging": settings | self._bootstrap(),
+            "code": code_digest("scores.simulators"),
+        }
+
+    @cache  # noqa: B019
+    def judge_simulators_spec(self) -> dict[str, Any]:
+        """For judge_simulators."""
+        return {"refits": self.stages["refits"], "code": code_digest("scores.simulators")}
 
     def _unseen_tests_spec(self, group: str) -> dict[str, Any]:
         """Return the methods that are judged on unseen tests, behind the curve that is all one knows there."""

@@ -28,6 +28,7 @@ _RULES = {
     "features": ("encode_examples", "sketch_gradients", "features"),
     "attribution": ("attribute_examples", "measure_kernels", "replay_runs", "attribution"),
     "simulators": ("fit_simulator", "simulate_runs", "simulators"),
+    "refits": ("refit_simulators", "refits"),
     "mislabels": ("rank_mislabels", "correct_labels", "retrain_corrected", "mislabels"),
     "choices": ("choose_data", "write_chosen", "retrain_chosen", "choices"),
     "scores": ("score_simulations",),
@@ -45,6 +46,7 @@ _FOLDERS = {
     "features": ("results/features",),
     "attribution": ("results/attribution",),
     "simulators": ("results/simulators", "results/simulations"),
+    "refits": ("results/refits",),
     "mislabels": ("data/mislabels",),
     "choices": ("data/choices",),
 }

@@ -40,12 +40,9 @@ rule judge_simulators:
         DESIGN.stages["scores_simulators"],
     log:
         "logs/scores/judge_simulators.log",
+    localrule: True
     conda:
         "../envs/gptfluence.yaml"
-    threads: 1
-    resources:
-        mem_mb=8000,
-        runtime=240,
     shell:
         "gptfluence judge_simulators --spec {input.spec} --output {output} --log {log}"
 

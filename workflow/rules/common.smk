@@ -203,6 +203,11 @@ def spec_of_judged_attribution(wildcards):
     return spec_of_stage("scores_attribution")
 
 
+def spec_of_refits(wildcards):
+    key = wildcards.group, wildcards.metric
+    return fixed_spec(DESIGN.refit_spec(*key), wildcards, DESIGN.refits_file(*key))
+
+
 def spec_of_judged_simulators(wildcards):
     return spec_of_stage("scores_simulators")
 
@@ -390,21 +395,23 @@ def inputs_of_judged_attribution(wildcards):
     return inputs_of_stage(files, "scores_attribution")
 
 
+def inputs_of_refits(wildcards):
+    key = wildcards.group, wildcards.metric
+    spec = DESIGN.refit_spec(*key)
+    methods = spec["methods"].values()
+    variants = [variant for m in methods for variant in m["variants"].values()]
+    named = [
+        method[kind]
+        for method in [*methods, *variants, *spec["unseen_tests"].values()]
+        for kind in ("features", "table", "kernels")
+    ]
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    files += [file for file in dict.fromkeys(named) if file]
+    return inputs(files, DESIGN.refits_file(*key))
+
+
 def inputs_of_judged_simulators(wildcards):
-    files = {}
-    for group in DESIGN.judge_simulators_spec()["groups"]:
-        runs = [DESIGN.runs[row["run_id"]] for row in group["runs"]]
-        named = [
-            method[kind]
-            for method in [
-                *group["methods"].values(),
-                *(v for m in group["methods"].values() for v in m["variants"].values()),
-                *group["unseen_tests"].values(),
-            ]
-            for kind in ("features", "table", "kernels")
-        ]
-        files |= dict.fromkeys(files_of_runs(runs) + [f for f in named if f])
-    return inputs_of_stage(list(files), "scores_simulators")
+    return inputs_of_stage(DESIGN.stages["refits"], "scores_simulators")
 
 
 def inputs_of_judged_mislabels(wildcards):

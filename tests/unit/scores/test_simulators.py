@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from gptfluence.errors import UserError
 from gptfluence.scores import measures
-from gptfluence.scores.simulators import SCHEMA, judge_simulators
+from gptfluence.scores.simulators import SCHEMA, judge_simulators, refit_simulators
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.gradient_response import GradientResponse
 from synthetic import chosen_runs, write_group
@@ -28,18 +28,16 @@ def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLI
     predicted = response | {"settings": SETTINGS | {"kind": "predicted_curve"}}
     persistence = FILES | {"settings": {"kind": "persistence"}, "learning": False}
     group["unseen_tests"] = {"predicted_curve": predicted, "persistence": persistence, "gradient_response": response}
-    return {
-        "groups": [group],
-        "runs": [2, 3, 5, 8, 99],
-        "draws": 3,
-        "seed": 0,
-        "folds": 2,
-        "intervals": [3, 50],
-        "tests": [1, 9],
-    } | BOOTSTRAP
+    judging = {"runs": [2, 3, 5, 8, 99], "draws": 3, "seed": 0, "folds": 2, "intervals": [3, 50], "tests": [1, 9]}
+    return group | {"judging": judging | BOOTSTRAP}
 
 
 BOOTSTRAP = {"bootstrap_samples": 100, "bootstrap_seed": 1, "confidence": 0.9}
+
+
+def with_judging(spec: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    return spec | {"judging": spec["judging"] | changed}
+
 
 Rows = dict[tuple[str, str, str, int, str], dict[str, Any]]
 """Method, variant, what is varied, its number and measure to row, of the setting `seen`."""
@@ -48,7 +46,7 @@ Rows = dict[tuple[str, str, str, int, str], dict[str, Any]]
 def judge(spec: dict[str, Any], folder: Path, setting: str = "seen") -> Rows:
     path = folder / "simulators.parquet"
     if not path.exists():
-        judge_simulators(spec, path)
+        refit_simulators(spec, path)
     table = pq.read_table(path)
     assert table.schema.remove_metadata() == SCHEMA
     names = ("method", "variant", "varied", "number", "measure")
@@ -86,7 +84,7 @@ def test_has_every_variant_and_number_of_runs(rows: Rows) -> None:
 
 def by_hand(spec: dict[str, Any], settings: dict[str, Any]) -> tuple[float, float]:
     """Return MSE and skill of a gradient response, means over the two tasks."""
-    group = spec["groups"][0] | {"features": None, "table": None}
+    group = spec | {"features": None, "table": None}
     fitted = load_group(chosen_runs(group, "fit", "validate"))
     held_out = load_group(chosen_runs(group, "held_out") | {"kernels": None})
     simulator = GradientResponse(**{key: tuple(value) for key, value in settings.items() if key != "kind"})
@@ -130,7 +128,7 @@ def test_skill_is_over_the_mean_curve_of_all_own_runs(rows: Rows) -> None:
 
 def test_runs_measured_at_some_steps_are_straight_lines_between(rows: Rows, spec: dict[str, Any]) -> None:
     """Of 8 steps, 0, 3, 6 and the last are measured: the mean curve there, by hand."""
-    group = spec["groups"][0] | FILES
+    group = spec | FILES
     fit, held_out = (load_group(chosen_runs(group, split)).dynamics.values for split in ("fit", "held_out"))
     curve = fit.mean(axis=0)
     for t, (a, b) in {1: (0, 3), 2: (0, 3), 4: (3, 6), 5: (3, 6), 7: (6, 8)}.items():
@@ -142,7 +140,7 @@ def test_runs_measured_at_some_steps_are_straight_lines_between(rows: Rows, spec
 
 def test_random_runs_are_means_over_draws(spec: dict[str, Any], rows: Rows, tmp_path: Path) -> None:
     """One draw alone has another value, and of the mean curve's MSE the mean of two runs' curves is known."""
-    group = spec["groups"][0] | {"features": None, "table": None, "kernels": None}
+    group = spec | {"features": None, "table": None, "kernels": None}
     fit, held_out = (load_group(chosen_runs(group, split)).dynamics.values for split in ("fit", "held_out"))
     counts = np.ones((1, 2))
     possible = []
@@ -157,7 +155,7 @@ def test_random_runs_are_means_over_draws(spec: dict[str, Any], rows: Rows, tmp_
     found = rows["mean_curve", "whole", "runs", 2, "all_steps_mse"]["value"]
     sums = [(possible[a] + possible[b] + possible[c]) / 3 for a in range(3) for b in range(3) for c in range(3)]
     assert np.min(np.abs(np.array(sums) - found)) < 1e-12
-    again = judge(spec | {"draws": 1}, tmp_path)
+    again = judge(with_judging(spec, draws=1), tmp_path)
     assert (
         np.min(np.abs(np.array(possible) - again["mean_curve", "whole", "runs", 2, "all_steps_mse"]["value"])) < 1e-12
     )
@@ -169,14 +167,16 @@ def test_without_subset_runs_nothing_is_beyond_the_own_runs(tmp_path: Path) -> N
     assert not any(key[2] == "chosen_runs" for key in rows)
 
 
+def test_all_groups_stand_in_one_table(spec: dict[str, Any], judged: Path, rows: Rows, tmp_path: Path) -> None:
+    assert rows
+    path = judged / "simulators.parquet"
+    judge_simulators({"refits": [str(path), str(path)]}, tmp_path / "all.parquet")
+    assert pq.read_table(tmp_path / "all.parquet").to_pylist() == 2 * pq.read_table(path).to_pylist()
+
+
 def test_no_groups_give_an_empty_table(tmp_path: Path) -> None:
-    assert (
-        judge(
-            {"groups": [], "runs": [2], "draws": 1, "seed": 0, "folds": 2, "intervals": [], "tests": []} | BOOTSTRAP,
-            tmp_path,
-        )
-        == {}
-    )
+    judge_simulators({"refits": []}, tmp_path / "all.parquet")
+    assert pq.read_table(tmp_path / "all.parquet").schema.remove_metadata() == SCHEMA
 
 
 # Seen runs by split, tests known and hidden in each fold: tests 0 and 2, 1 of the first task, 3, 4 of the second.
@@ -185,7 +185,7 @@ FOLDS = (np.array([1, 4]), np.array([0, 2, 3])), (np.array([0, 2, 3]), np.array(
 
 def on_unseen_tests(spec: dict[str, Any], split: str) -> tuple[np.ndarray, ...]:
     """Return simulations, predicted curves and truth of each test, by fits that were not given it."""
-    group = spec["groups"][0] | {"features": None, "table": None}
+    group = spec | {"features": None, "table": None}
     fitted = load_group(chosen_runs(group, "fit", "validate"))
     runs = load_group(chosen_runs(group, split) | {"kernels": None})
     truth = runs.dynamics.values
@@ -229,8 +229,8 @@ def test_unseen_tests_equal_fits_without_them(
 
 def test_intervals_of_unseen_tests_stand_with_their_tests(spec: dict[str, Any], tmp_path: Path) -> None:
     """Of one task with 3 tests in 3 folds, each fit knows two others: what lies in the intervals is counted by hand."""
-    group = spec["groups"][0] | {"test_tasks": ["b_task"]}
-    found = judge(spec | {"groups": [group], "folds": 3}, tmp_path, "unseen_test")
+    group = spec | {"test_tasks": ["b_task"]}
+    found = judge(with_judging(group, folds=3), tmp_path, "unseen_test")
     fitted = load_group(chosen_runs(group, "fit", "validate") | FILES | {"kernels": group["kernels"]})
     runs = load_group(chosen_runs(group, "held_out") | FILES)
     truth, inside = runs.dynamics.values, []
@@ -254,7 +254,7 @@ def test_unseen_training_examples_are_judged_against_the_mean_curve(
     found = judge(spec, judged, "unseen_train")
     assert found["mean_curve", "whole", "", 0, "skill"]["value"] == pytest.approx(0, abs=1e-9)
     fit, unseen = (
-        load_group(chosen_runs(spec["groups"][0] | {"features": None, "table": None}, split)).dynamics.values
+        load_group(chosen_runs(spec | {"features": None, "table": None}, split)).dynamics.values
         for split in ("fit", "unseen")
     )
     errors = (fit.mean(axis=0) - unseen)[:, 1:] ** 2
@@ -264,6 +264,6 @@ def test_unseen_training_examples_are_judged_against_the_mean_curve(
 
 def test_a_method_that_needs_runs_of_a_test_is_named(tmp_path: Path) -> None:
     spec = make_spec(tmp_path)
-    spec["groups"][0]["unseen_tests"]["mean_curve"] = FILES | {"settings": {"kind": "mean_curve"}, "learning": False}
+    spec["unseen_tests"]["mean_curve"] = FILES | {"settings": {"kind": "mean_curve"}, "learning": False}
     with pytest.raises(UserError, match="mean_curve: cannot simulate tests that it was not fitted on"):
         judge(spec, tmp_path)

@@ -1,4 +1,4 @@
-"""Judge what simulators owe to what: results/scores/simulators.parquet.
+"""Judge what simulators owe to what: results/refits, and all of it in results/scores/simulators.parquet.
 
 Methods are fitted again and judged on the held-out runs
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 
 from gptfluence.errors import UserError
-from gptfluence.io import digest, write_parquet
+from gptfluence.io import digest, read_parquet, write_parquet
 from gptfluence.scores import measures
 from gptfluence.scores.measures import Score, resample_counts
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
@@ -90,35 +90,44 @@ class _Judge(NamedTuple):
 
 
 def judge_simulators(spec: dict[str, Any], output: Path) -> None:
-    """Fit and judge variants, and methods on fewer and more runs.
+    """Put what `refit_simulators` made of every group and metric into one file.
 
     Args:
-        spec: groups: a list, one for each group and metric, as `load_group` reads it, with runs of split fit, validate,
-            held_out and (where there are any) unseen and subset, and methods {method: {settings, features, table,
-            kernels (as `fit_simulator` gets them), variants ({name: the same}), learning (bool)}}, and unseen_tests
-            (the same but for variants: what is judged on unseen tests, among it `words.PREDICTED_CURVE`);
-            runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of tests of each
-            task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),
-            bootstrap_samples, bootstrap_seed, confidence.
+        spec: refits: their paths.
+        output: Parquet.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    tables = [read_parquet(path, SCHEMA.names).cast(SCHEMA) for path in spec["refits"]]
+    write_parquet(output, pa.concat_tables([SCHEMA.empty_table(), *tables]), {})
+
+
+def refit_simulators(spec: dict[str, Any], output: Path) -> None:
+    """Fit and judge, of one group and metric, variants, methods on fewer and more runs, and methods on unseen tests.
+
+    Args:
+        spec: as `load_group` reads it, with runs of split fit, validate, held_out and (where there are any) unseen and
+            subset, and methods {method: {settings, features, table, kernels (as `fit_simulator` gets them), variants
+            ({name: the same}), learning (bool)}}, and unseen_tests (the same but for variants: what is judged on unseen
+            tests, among it `words.PREDICTED_CURVE`); and judging: runs (numbers of fitting runs), draws (of each),
+            seed, intervals (of steps), tests (numbers of tests of each task), folds (in how many parts tests are
+            unseen; if a task has fewer tests: one at a time), bootstrap_samples, bootstrap_seed, confidence.
         output: Parquet.
 
     Raises:
         UserError: a file is missing, damaged or of another plan.
     """
     rows = []
-    for group in spec["groups"]:
-        for key, found in _judge_group(group, spec).items():
-            for measure in found[0]:
-                score = measures.average([scores[measure] for scores in found], found[0][measure].n_runs)
-                low, high = score.interval(spec["confidence"])
-                where = [group[name] for name in ("group", "scenario", "model", "metric")]
-                values = (*where, *key, measure, score.value, low, high, len(found))
-                rows.append(dict(zip(SCHEMA.names, values, strict=True)))
-        log.info("%s %s: judged", group["group"], group["metric"])
+    where = [spec[name] for name in ("group", "scenario", "model", "metric")]
+    for key, found in _judge_group(spec, spec["judging"]).items():
+        for measure in found[0]:
+            score = measures.average([scores[measure] for scores in found], found[0][measure].n_runs)
+            low, high = score.interval(spec["judging"]["confidence"])
+            values = (*where, *key, measure, score.value, low, high, len(found))
+            rows.append(dict(zip(SCHEMA.names, values, strict=True)))
     rows.sort(key=lambda row: [row[name] for name in SCHEMA.names[:10]])
-    keys = ("draws", "seed", "folds", "bootstrap_samples", "bootstrap_seed", "confidence")
-    settings = {key: spec[key] for key in keys}
-    write_parquet(output, pa.Table.from_pylist(rows, SCHEMA), {"simulators": settings})
+    write_parquet(output, pa.Table.from_pylist(rows, SCHEMA), {"judging": spec["judging"]})
 
 
 class Key(NamedTuple):
