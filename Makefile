@@ -16,7 +16,7 @@ nano: .venv/ready
 	@echo "Report:  results/report.html"
 
 test: .venv/ready
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 lint: .venv/ready
 	ruff check .

@@ -13,6 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import yaml
+from once import make_once
 from pipeline import ROOT, make_tiny, make_whole, snakemake
 
 
@@ -37,9 +38,11 @@ def tiny_params(raw_params: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the whole pipeline has run at a tiny scale. Tests may look, and copy it."""
-    folder = tmp_path_factory.mktemp("finished")
-    raw = make_whole(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
-    (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-    result = snakemake(folder)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return folder
+
+    def make(folder: Path) -> None:
+        raw = make_whole(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+        (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+        result = snakemake(folder)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    return make_once(tmp_path_factory, "finished", make)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from dvc_repository import Repository, change_everything, make_repository
+from once import make_once
 
 
 @pytest.fixture(scope="session")
@@ -14,22 +15,25 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
     Tests may read it and clone it.
     """
-    base = tmp_path_factory.mktemp("published")
-    origin = make_repository(base / "origin", base / "home")
-    origin.dvc("remote", "add", "--default", "storage", str(base / "storage"))
-    origin.snakemake()
-    origin.dvc("repro")
-    origin.commit("A")
-    origin.dvc("push")
-    origin.git("checkout", "--quiet", "-b", "other")
-    origin.edit(change_everything)
-    origin.snakemake()
-    origin.dvc("repro")
-    origin.commit("B")
-    origin.dvc("push")
-    origin.git("checkout", "--quiet", "main")
-    origin.dvc("checkout")
-    return origin
+
+    def make(base: Path) -> None:
+        origin = make_repository(base / "origin", base / "home")
+        origin.dvc("remote", "add", "--default", "storage", str(base / "storage"))
+        origin.snakemake()
+        origin.dvc("repro")
+        origin.commit("A")
+        origin.dvc("push")
+        origin.git("checkout", "--quiet", "-b", "other")
+        origin.edit(change_everything)
+        origin.snakemake()
+        origin.dvc("repro")
+        origin.commit("B")
+        origin.dvc("push")
+        origin.git("checkout", "--quiet", "main")
+        origin.dvc("checkout")
+
+    base = make_once(tmp_path_factory, "published", make)
+    return Repository(base / "origin", base / "home")
 
 
 @pytest.fixture
