@@ -19,19 +19,27 @@ STRENGTHS = (1e-6, 1e-4, 1e-2, 1.0, 100.0)
 SETTINGS = {"kernels": ("sgd", "adamw"), "momenta": (0.0, 0.9), "decays": (1.0, 0.7, 0.0), "strengths": STRENGTHS}
 
 
-def by_definition(curricula: Curricula, features: Features, fitting: np.ndarray) -> Array:
-    """Return r_kt(z) as the module's docstring has it, one number after the other: [runs, steps, tests, responses]."""
+def shares_by_definition(curricula: Curricula, features: Features, fitting: np.ndarray) -> Array:
+    """Return shares of batches less their mean over fitting runs, [runs, steps, train]."""
     kernels = features.kernels
     assert kernels is not None
     runs, steps, _ = curricula.examples.shape
-    train, tests = kernels.values["sgd"].shape[1:]
-    shares = np.zeros((runs, steps, train))
+    shares = np.zeros((runs, steps, kernels.values["sgd"].shape[1]))
     for r in range(runs):
         for t in range(steps):
             batch = curricula.examples[r, t]
             for i in batch:
                 shares[r, t, i] += kernels.tokens[i] / sum(kernels.tokens[j] for j in batch)
-    shares -= shares[fitting].mean(axis=0)
+    return shares - shares[fitting].mean(axis=0)
+
+
+def by_definition(curricula: Curricula, features: Features, fitting: np.ndarray) -> Array:
+    """Return r_kt(z) as the module's docstring has it, one number after the other: [runs, steps, tests, responses]."""
+    kernels = features.kernels
+    assert kernels is not None
+    shares = shares_by_definition(curricula, features, fitting)
+    runs, steps, _ = shares.shape
+    tests = kernels.values["sgd"].shape[2]
     found = []
     for momentum in SETTINGS["momenta"]:
         for name in SETTINGS["kernels"]:
@@ -228,11 +236,19 @@ def test_kernels_of_another_plan_or_that_are_not_finite_are_named(tmp_path: Path
 def test_intervals_come_from_the_errors_of_fits_that_lack_the_run() -> None:
     """Each fit is made again here, from the other runs alone and with the same strengths.
 
-    How much of it is believed is told by the replicas of all runs.
+    How much of it is believed is told by the replicas of all runs. Where a run's examples are farther from the others'
+    than is usual among fitting runs, errors count as less, and intervals are wider.
     """
     dynamics, curricula, features = planted(runs=7, steps=9, batch=3, train=10, tests=5)
     simulator = GradientResponse(**SETTINGS)
     simulator.fit(dynamics, curricula, features)
+    def apart(run: int, others: np.ndarray) -> Array:
+        shares = shares_by_definition(curricula, features, others & ~dynamics.validate)[run]
+        return np.array([((curricula.rates[run, : t + 1] @ shares[: t + 1]) ** 2).sum() for t in range(9)])
+
+    usual = np.mean([apart(run, np.arange(7) != run) for run in np.flatnonzero(~dynamics.validate)], axis=0)
+    wider = np.sqrt([np.maximum(apart(run, np.ones(7, bool)) / usual, 1) for run in range(7)])
+    assert (wider > 1).any(axis=1).sum() > 1
     errors = []
     for run in np.flatnonzero(~dynamics.validate):
         others = np.arange(7) != run
@@ -249,7 +265,8 @@ def test_intervals_come_from_the_errors_of_fits_that_lack_the_run() -> None:
             curve = again.known.curve[1:, tests]
             moved = again.simulate(alone, dynamics.values[run, None, :1])[0, 1:, tests].T - curve
             predicted[:, tests] = curve + square / (square + variance) * moved
-        errors.append(np.abs(dynamics.values[run, 1:] - predicted))
+        relative = np.sqrt(np.maximum(apart(run, others) / usual, 1))[:, None]
+        errors.append(np.abs(dynamics.values[run, 1:] - predicted) / relative)
     widths = simulator.half_widths(curricula)
     assert widths is not None and widths.shape == (3, 7, 10, 5)
     for task in (0, 1):
@@ -258,7 +275,7 @@ def test_intervals_come_from_the_errors_of_fits_that_lack_the_run() -> None:
         spread = np.sqrt(np.outer((found**2).mean((0, 2)), (found**2).mean((0, 1))) / (found**2).mean())
         for level, width in zip(LEVELS, widths, strict=True):
             quantile = np.quantile(found / spread, level)
-            np.testing.assert_allclose(width[:, 1:, tests], np.tile(quantile * spread, (7, 1, 1)), rtol=1e-4)
+            np.testing.assert_allclose(width[:, 1:, tests], wider[..., None] * quantile * spread, rtol=1e-4)
     assert not widths[:, :, 0].any()
 
 
@@ -269,6 +286,28 @@ def test_intervals_of_fresh_runs_hold_as_much_as_they_say() -> None:
     widths = simulator.half_widths(fresh)
     assert widths is not None
     errors = np.abs(simulator.simulate(fresh, measured[:, :1]) - measured)[:, 1:]
+    held = [(errors <= width[:, 1:]).mean() for width in widths]
+    np.testing.assert_allclose(held, LEVELS, atol=0.05)
+
+
+def test_intervals_of_other_examples_hold_as_much_as_they_say() -> None:
+    """Half of the examples are in no fitting run, and each example has an effect of its own beside its kernel's."""
+    dynamics, _, features = planted(runs=60, tests=200, train=400)
+    generator = np.random.default_rng(5)
+    steps, batch = dynamics.values.shape[1] - 1, 4
+    drawn = np.stack([generator.permutation(200)[: steps * batch].reshape(steps, batch) for _ in range(60)])
+    drawn[30:] += 200
+    curricula = Curricula(drawn)
+    shares = shares_by_definition(curricula, features, np.arange(60) < 25)
+    moved = np.cumsum(curricula.rates[..., None] * shares, axis=1) @ generator.normal(size=(400, 200))
+    values = dynamics.values[0] + np.concatenate([np.zeros((60, 1, 200)), moved], axis=1)
+    simulator = GradientResponse(**SETTINGS | {"strengths": (100.0,)})
+    seen = Dynamics(values[:30], np.arange(30) >= 25)
+    simulator.fit(seen, curricula.of(np.arange(30)), features)
+    fresh = curricula.of(np.arange(30, 60))
+    widths = simulator.half_widths(fresh)
+    assert widths is not None
+    errors = np.abs(simulator.simulate(fresh, values[30:, :1]) - values[30:])[:, 1:]
     held = [(errors <= width[:, 1:]).mean() for width in widths]
     np.testing.assert_allclose(held, LEVELS, atol=0.05)
 

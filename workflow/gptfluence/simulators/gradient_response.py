@@ -20,8 +20,10 @@ not show, such as a pool of other examples, is nearer the mean curve.
 Neither training examples nor tests need have been seen: a kernel is all that is known of them.
 
 Intervals come from the errors that are made in each fitting run without it: the quantile, over all cells, of an error
-in units of what its step and test have on average. Where the curve is a predicted one, its errors in each measured test
-without it come in addition.
+in units of what its step and test have on average. What a kernel does not know of an example is its own, and independent
+of the others'; so the variance of an error grows with the squares by which what was trained on so far differs, example
+by example, from the mean of the fitting runs, once that is more than it is among them. Where the curve is a predicted
+one, its errors in each measured test without it come in addition.
 """
 
 from __future__ import annotations
@@ -69,6 +71,8 @@ class GradientResponse(Simulator):
         self.responses = Responses(Kernels.none(), self.momenta, self.decays)
         self.task: NDArray[np.int64] = np.empty(0, np.int64)  # [tests]
         self.weights = self.spread = self.quantiles = np.empty((0, 0))
+        self.errors = np.empty((0, 0))  # [steps, tests], of predicted curves
+        self.apart = np.empty(0)  # [steps], see `_apart`: mean of the fitting runs, each without itself
         self.replicas = np.empty((0, 0, 0))  # [tasks, fitting runs, responses], weights without each run
         self.metrics, self.reach, self.rows = np.empty((0, 0, 0)), np.empty(0), np.empty(0)
 
@@ -105,6 +109,7 @@ class GradientResponse(Simulator):
         from the mean of all; the sums of squares lack as much of r. So no run is read again but for its residuals.
         """
         runs, steps = int(fitting.sum()), len(self.known.curve) - 1
+        self.errors, self.apart = np.zeros((steps, len(self.task))), np.zeros(steps)
         self.spread = np.full((steps, len(self.task)), np.nan)
         self.quantiles = np.full((len(moments), len(LEVELS)), np.nan)
         self.metrics = np.array(
@@ -116,6 +121,8 @@ class GradientResponse(Simulator):
         if runs < 2:
             return
         far = runs / (runs - 1)
+        squares = np.square(far) * np.array([self._apart(curricula, run) for run in np.flatnonzero(fitting)])
+        self.apart = squares.mean(axis=0)
         left_out: list[list[tuple[Array, Array, Array]]] = [[] for _ in moments]
         for task, x, y in self._parts(dynamics, curricula, fitting):
             own = Moments.of(x, y)
@@ -129,7 +136,9 @@ class GradientResponse(Simulator):
              for (deviations, predicted, gram), weights in zip(left_out[task], self.replicas[task], strict=True)]
             for task in range(len(moments))
         ]  # fmt: skip
+        wider = self._wider(squares)[..., None]
         for task, found in enumerate(errors):
+            found /= wider
             squares = np.square(found)
             # A product of what steps and what tests have, as a cell alone has but one error a run.
             of_steps, of_tests = squares.mean(axis=(0, 2)), squares.mean(axis=(0, 1))
@@ -191,17 +200,30 @@ class GradientResponse(Simulator):
         squares = np.array(
             [np.square(self.spread[:, self.task == task]).mean(axis=1) for task in range(len(self.weights))]
         )
-        other.spread = np.sqrt(squares + np.square(self.known.errors))[other.task].T
+        other.spread, other.errors = np.sqrt(squares)[other.task].T, self.known.errors[other.task].T
         return other
 
     def half_widths(self, curricula: Curricula) -> Array | None:
         """Return half the widths of the intervals; see `Simulator.half_widths`."""
-        runs = len(curricula.examples)
+        runs = range(len(curricula.examples))
         if np.isnan(self.spread).any():
             return None
-        widths = self.quantiles[self.task].T[:, None] * self.spread
-        widths = np.concatenate([np.zeros((len(LEVELS), 1, len(self.task))), widths], axis=1)
-        return np.repeat(widths[:, None], runs, axis=1)
+        wider = self._wider(np.array([self._apart(curricula, run) for run in runs]))
+        spread = np.hypot(wider[..., None] * self.spread, self.errors)  # [runs, steps, tests]
+        return np.pad(self.quantiles[self.task].T[:, None, None] * spread, ((0, 0), (0, 0), (1, 0), (0, 0)))
+
+    def _apart(self, curricula: Curricula, run: int) -> Array:
+        """Return by what a run's examples differ, up to each step, from the mean of the fitting runs, [steps].
+
+        It is the sum over examples of squares; an example counts by its shares of batches, times learning rates.
+        """
+        shares = self.responses.shares(curricula, run) - self.known.shares
+        return np.square(np.cumsum(curricula.rates[run][:, None] * shares, axis=0)).sum(axis=1)
+
+    def _wider(self, apart: Array) -> Array:
+        """Return how much wider than among the fitting runs intervals are; apart: [runs, steps], see `_apart`."""
+        ratio = np.divide(apart, self.apart, out=np.ones_like(apart), where=self.apart > 0)
+        return np.sqrt(np.maximum(ratio, 1.0))
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Add up the responses; see `Simulator.simulate`. The given value stands, and moves nothing after it.
@@ -273,4 +295,7 @@ class GradientResponse(Simulator):
         return simulator
 
 
-_ARRAYS = ("weights", "replicas", "chosen", "task", "spread", "quantiles", "metrics", "reach", "rows")
+_ARRAYS = (
+    *("weights", "replicas", "chosen", "task", "metrics", "reach", "rows"),
+    *("spread", "quantiles", "errors", "apart"),
+)
