@@ -20,10 +20,10 @@ not show, such as a pool of other examples, is nearer the mean curve.
 Neither training examples nor tests need have been seen: a kernel is all that is known of them.
 
 Intervals come from the errors that are made in each fitting run without it: the quantile, over all cells, of an error
-in units of what its step and test have on average. What a kernel does not know of an example is its own, and independent
-of the others'; so the variance of an error grows with the squares by which what was trained on so far differs, example
-by example, from the mean of the fitting runs, once that is more than it is among them. Where the curve is a predicted
-one, its errors in each measured test without it come in addition.
+in units of what its step and test have on average. What a kernel does not know of an example is its own, and
+independent of the others'; so the variance of an error grows with the squares by which what was trained on so far
+differs, example by example, from the mean of the fitting runs, once that is more than it is among them. Where the curve
+is a predicted one, its errors in each measured test without it come in addition.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class GradientResponse(Simulator):
     def half_widths(self, curricula: Curricula) -> Array | None:
         """Return half the widths of the intervals; see `Simulator.half_widths`."""
         runs = range(len(curricula.examples))
-        if np.isnan(self.spread).any():
+        if np.isnan(self.spread).any() or np.isnan(self.errors).any():
             return None
         wider = self._wider(np.array([self._apart(curricula, run) for run in runs]))
         spread = np.hypot(wider[..., None] * self.spread, self.errors)  # [runs, steps, tests]
