@@ -242,6 +242,7 @@ def test_intervals_come_from_the_errors_of_fits_that_lack_the_run() -> None:
     dynamics, curricula, features = planted(runs=7, steps=9, batch=3, train=10, tests=5)
     simulator = GradientResponse(**SETTINGS)
     simulator.fit(dynamics, curricula, features)
+
     def apart(run: int, others: np.ndarray) -> Array:
         shares = shares_by_definition(curricula, features, others & ~dynamics.validate)[run]
         return np.array([((curricula.rates[run, : t + 1] @ shares[: t + 1]) ** 2).sum() for t in range(9)])
