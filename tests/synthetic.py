@@ -167,6 +167,8 @@ def write_group(folder: Path, metric: str = "loss", seed: int = 0, splits: tuple
             "run_id": run_id,
             "split": part,
             "learning_rate": 1e-2,
+            "schedule": "linear",
+            "warmup": 0.0,
             "hash": code,
             "shard": str(shard),
             "curriculum": str(curriculum),

@@ -530,6 +530,8 @@ class Design:
                     "run_id": run.run_id,
                     "split": run.split,
                     "learning_rate": run.learning_rate,
+                    "schedule": run.schedule,
+                    "warmup": run.warmup,
                     "hash": run.hash,
                     "shard": run.shard,
                     "curriculum": run.curriculum,

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from gptfluence.errors import UserError, did_you_mean
+from gptfluence.rates import Shape as RateShape
 from gptfluence.scores.words import CEILING
 from gptfluence.words import MEASURED, WHOLE
 
@@ -442,6 +443,32 @@ class Runs(Section):
     repeats: Annotated[int, Field(ge=0)] = 0
 
 
+class ScheduledRuns(Section):
+    """How many runs a model, task and schedule get, by what they serve for."""
+
+    fit: PositiveInt
+    validate_: Annotated[int, Field(ge=1, alias="validate")]
+    held_out: PositiveInt
+
+
+class Schedule(Section):
+    """Optimiser settings other than the scenario's own, which what is left out is."""
+
+    learning_rate: PositiveFloat = 1.0
+    batch: PositiveInt | None = None
+    schedule: RateShape = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class SchedulesPlan(Section):
+    """Further runs of a scenario's groups, under other optimiser settings."""
+
+    models: Some[str] | None = None
+    tasks: Some[str] | None = None
+    runs: ScheduledRuns
+    settings: Annotated[dict[MethodName, Schedule], Field(min_length=1)]
+
+
 class ScenarioPlan(Section):
     """One scenario of a plan. A setting is one value, or a mapping from model or task names to values."""
 
@@ -454,6 +481,7 @@ class ScenarioPlan(Section):
     epochs: PositiveInt | dict[str, PositiveInt]
     learning_rate: PositiveFloat | dict[str, PositiveFloat]
     subsets: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] = 0
+    schedules: SchedulesPlan | None = None
 
 
 class MislabelledRuns(Section):
@@ -837,6 +865,32 @@ def _check_scenario(
         total = draw * len(listed("train_tasks"))
         if total % batch:
             found.append(((*here, "batch"), f"{total} drawn examples do not fill batches of {batch}"))
+    if isinstance(settings.get("schedules"), dict):
+        found += _check_schedules((*here, "schedules"), settings, listed, unknown)
+    return found
+
+
+def _check_schedules(
+    here: tuple[str, ...], scenario: dict[str, Any], listed: Any, unknown: Any
+) -> list[tuple[tuple[str | int, ...], str]]:
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    plan, mixture = scenario["schedules"], "instruction_tuning" in here
+    for key, names in {"models": listed("models"), "tasks": listed("train_tasks")}.items():
+        for i, name in enumerate(plan[key] if isinstance(plan.get(key), list) else ()):
+            unknown((*here, key, i), name, names, f"{key.removesuffix('s')} of this scenario")
+    if mixture and plan.get("tasks") is not None:
+        found.append(((*here, "tasks"), "instruction tuning has one mixture of all tasks; leave it out"))
+    draw, own_batch = scenario.get("draw"), scenario.get("batch")
+    total = draw * len(listed("train_tasks")) if isinstance(draw, int) and mixture else draw
+    for name, settings in plan["settings"].items() if isinstance(plan.get("settings"), dict) else ():
+        if not isinstance(settings, dict):
+            continue
+        batch = settings.get("batch", own_batch)
+        if isinstance(batch, int) and batch > 0 and isinstance(total, int) and total % batch and batch != own_batch:
+            found.append(((*here, "settings", name, "batch"), f"{total} drawn examples do not fill batches of {batch}"))
+        own = {"learning_rate": 1.0, "batch": own_batch, "schedule": "linear", "warmup": 0.0}
+        if own | settings == own:
+            found.append(((*here, "settings", name), "is the scenario's own; change a setting, or leave it out"))
     return found
 
 

@@ -15,7 +15,8 @@ from gptfluence.attribution.kernel_file import read_kernel_file
 from gptfluence.attribution.table_file import read_table_file
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
-from gptfluence.simulators.base import Array, Attribution, Curricula, Dynamics, Features, Kernels, linear_decay
+from gptfluence.rates import rates_of
+from gptfluence.simulators.base import Array, Attribution, Curricula, Dynamics, Features, Kernels
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def load_group(spec: dict[str, Any]) -> GroupData:
         dynamics=Dynamics(np.stack(shards), validate),
         curricula=Curricula(
             np.stack(batches),
-            np.array([linear_decay(run["learning_rate"], len(batches[0])) for run in spec["runs"]]),
+            np.array([rates_of(run, len(batches[0])) for run in spec["runs"]]),
         ),
         features=read_features(spec),
         tasks=tasks,
