@@ -214,6 +214,70 @@ def test_design_is_pure(raw_params: dict[str, Any], root: Path) -> None:
     assert first.gangs.keys() == second.gangs.keys()
 
 
+SCHEDULES = {
+    "models": ["nano-0.2m"],
+    "tasks": ["rte"],
+    "runs": {"fit": 2, "validate": 1, "held_out": 1},
+    "settings": {
+        "double_rate": {"learning_rate": 2},
+        "warm": {"schedule": "cosine", "warmup": 0.1},
+        "large": {"batch": 8},
+    },
+}
+
+
+def scheduled(raw: dict[str, Any], root: Path, **changed: dict[str, Any]) -> Design:
+    """Return the plan with schedules, of which some are others."""
+    settings = SCHEDULES["settings"] | changed
+    raw["scales"]["nano"]["scenarios"]["fine_tuning"]["schedules"] = SCHEDULES | {"settings": settings}
+    return design_of(raw, root)
+
+
+def test_runs_under_other_schedules(raw_params: dict[str, Any], root: Path) -> None:
+    design = scheduled(raw_params, root)
+    runs = [run for run in design.runs.values() if run.scheduled]
+    assert {run.group for run in runs} == {"fine_tuning-nano-0.2m-rte"}
+    parts = Counter((run.scheduled, run.split) for run in runs)
+    numbers = {"scheduled_fit": 2, "scheduled_validate": 1, "scheduled_held_out": 1}
+    assert parts == {(name, split): n for name in SCHEDULES["settings"] for split, n in numbers.items()}
+    settings = {(r.scheduled, r.steps, r.batch, r.learning_rate, r.schedule, r.warmup) for r in runs}
+    assert settings == {
+        ("double_rate", 30, 4, 2e-3, "linear", 0.0),
+        ("warm", 30, 4, 1e-3, "cosine", 0.1),
+        ("large", 15, 8, 1e-3, "linear", 0.0),
+    }
+    assert len({run.draw_seed for run in runs} - {r.draw_seed for r in design.runs.values() if not r.scheduled}) == 12
+    assert {run.curriculum for run in runs} <= set(design.stages["curricula"])
+    assert {run.shard for run in runs} <= set(design.stages["dynamics"])
+    for gang in {run.gang for run in runs}:
+        assert len({run.scheduled for run in design.gangs[gang].runs}) == 1
+        assert design.gang_spec(gang)["metrics"] == {"rte": ("loss",)}
+        assert gang not in design.replayed_gangs()
+
+
+def test_schedules_name_no_other_run_or_fit(raw_params: dict[str, Any], root: Path) -> None:
+    raw_params["scales"]["nano"]["scenarios"]["fine_tuning"].pop("schedules", None)
+    without, design = design_of(raw_params, root), scheduled(raw_params, root)
+    assert all(design.runs[name] == run for name, run in without.runs.items())
+    for stage in ("attribution", "simulators", "choices", "mislabels"):
+        assert design.stages[stage] == without.stages[stage]
+    changed = scheduled(raw_params, root, large={"batch": 2}, another={"schedule": "constant"})
+    same = [run for run in design.runs.values() if run.scheduled != "large"]
+    assert all(changed.runs[run.run_id] == run for run in same)
+    other = [run for run in design.runs.values() if run.scheduled == "large"]
+    assert all(changed.runs[run.run_id].shard != run.shard for run in other) and len(other) == 4
+
+
+def test_pooled_fits_are_told_what_each_run_serves_for(raw_params: dict[str, Any], root: Path) -> None:
+    groups = scheduled(raw_params, root).judge_simulators_spec()["groups"]
+    (spec,) = [group["schedules"] for group in groups if group["schedules"]]
+    assert {name: [run["split"] for run in runs] for name, runs in spec["runs"].items()} == {
+        name: ["fit", "fit", "validate", "held_out"] for name in SCHEDULES["settings"]
+    }
+    assert list(spec["methods"]) == ["time_curve", "gptfluence", "gradient_response"]
+    assert spec["methods"]["gradient_response"]["kernels"] and spec["methods"]["gptfluence"]["features"]
+
+
 def test_runs_of_a_group_share_gangs_and_every_run_stands_in_one(raw_params: dict[str, Any], root: Path) -> None:
     design = design_of(raw_params, root)
     members = [run.run_id for gang in design.gangs.values() for run in gang.runs]
@@ -294,7 +358,7 @@ def test_own_task_gets_its_place(raw_params: dict[str, Any], root: Path, tmp_pat
     own = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl"), "metrics": ["loss", "bleu"]}
     raw_params["tasks"]["own"] = {"trivia": own}
     settings = raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]
-    settings |= {"train_tasks": ["trivia"], "test_tasks": ["trivia"], "subsets": 0}
+    settings |= {"train_tasks": ["trivia"], "test_tasks": ["trivia"], "subsets": 0, "schedules": None}
     raw_params["scales"]["nano"].pop("choices")
     group = design_of(raw_params, root).groups["fine_tuning-nano-0.2m-trivia"]
     assert group.metrics == ("loss", "bleu")

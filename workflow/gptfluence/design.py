@@ -20,6 +20,7 @@ from gptfluence.params import ChoicesPlan, MislabelledPlan, ModelEncoder, Params
 from gptfluence.runs import (
     DERIVED,
     SAMPLED,
+    SCHEDULED,
     Gang,
     Group,
     Run,
@@ -39,7 +40,7 @@ from gptfluence.sources import (
     task_spec,
     without_paths,
 )
-from gptfluence.words import PREDICTED_CURVE
+from gptfluence.words import PREDICTED_CURVE, TIME_CURVE
 
 SCORES_FILE = "results/scores/scores.parquet"
 CURVES_FILE = "results/scores/curves.parquet"
@@ -525,20 +526,7 @@ class Design:
             "train_tasks": list(chosen.train_tasks),
             **self._sizes(chosen),
             "test_tasks": [task for task in chosen.test_tasks if metric in self.params.metrics(task)],
-            "runs": [
-                {
-                    "run_id": run.run_id,
-                    "split": run.split,
-                    "learning_rate": run.learning_rate,
-                    "schedule": run.schedule,
-                    "warmup": run.warmup,
-                    "hash": run.hash,
-                    "shard": run.shard,
-                    "curriculum": run.curriculum,
-                }
-                for run in chosen.runs
-                if run.split in splits
-            ],
+            "runs": [_run_spec(run, run.split) for run in chosen.runs if run.split in splits],
         }
 
     def fit_spec(self, group: str, metric: str, method: str) -> dict[str, Any]:
@@ -594,7 +582,7 @@ class Design:
         return {"groups": groups, "files": files, "code": code_digest("scores.score")} | self._bootstrap()
 
     def _bootstrap(self) -> dict[str, Any]:
-        return self.params.scores.model_dump(exclude={"variants", "learning", "unseen_tests"})
+        return self.params.scores.model_dump(exclude={"variants", "learning", "unseen_tests", "schedules"})
 
     @cache  # noqa: B019
     def judge_attribution_spec(self) -> dict[str, Any]:
@@ -632,6 +620,7 @@ class Design:
                 for name in methods
             },
             "unseen_tests": self._unseen_tests_spec(group),
+            "schedules": self._schedules_spec(group) if metric == "loss" else {},
             "judging": self._judging(),
             "code": code_digest("scores.simulators"),
         }
@@ -659,6 +648,18 @@ class Design:
         for name in unseen_tests.methods:
             methods[name] = self._method_spec(group, self.methods[name]) | {"learning": name in learning}
         return methods
+
+    def _schedules_spec(self, group: str) -> dict[str, Any]:
+        """Return the runs under other schedules, by schedule and by what they serve for, and what is fitted on all."""
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for run in self.groups[group].runs:
+            if run.split in SCHEDULED:
+                runs.setdefault(run.scheduled, []).append(_run_spec(run, SCHEDULED[run.split]))
+        if not runs:
+            return {}
+        plain = {"settings": {"kind": TIME_CURVE}, "features": None, "table": None, "kernels": None}
+        methods = {name: self._method_spec(group, self.methods[name]) for name in self.params.scores.schedules.methods}
+        return {"runs": runs, "methods": {TIME_CURVE: plain} | methods}
 
     @cache  # noqa: B019
     def judge_mislabels_spec(self) -> dict[str, Any]:
@@ -751,6 +752,12 @@ class Design:
             "scores_choices": self.judge_choices_spec(),
         }
         return judged | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
+
+
+def _run_spec(run: Run, split: str) -> dict[str, Any]:
+    """Return what is read of a run; `split`: what it serves for."""
+    keys = ("run_id", "learning_rate", "schedule", "warmup", "hash", "shard", "curriculum")
+    return {key: getattr(run, key) for key in keys} | {"split": split}
 
 
 def provenance_file(output: str) -> str:

@@ -26,7 +26,7 @@ from pydantic import (
 from gptfluence.errors import UserError, did_you_mean
 from gptfluence.rates import Shape as RateShape
 from gptfluence.scores.words import CEILING
-from gptfluence.words import MEASURED, WHOLE
+from gptfluence.words import AVERAGE, MEASURED, OWN, TIME_CURVE, WHOLE
 
 T = TypeVar("T")
 
@@ -412,12 +412,23 @@ class UnseenTests(Section):
     folds: Annotated[int, Field(ge=2)]
 
 
+POOLED = ("bilinear", "gradient_response")
+"""Kinds of methods that are fitted on the runs of several schedules at once."""
+
+
+class PooledFits(Section):
+    """Simulators in one fit of all schedules."""
+
+    methods: tuple[str, ...]
+
+
 class Scores(Section):
     """How simulations are judged, and how simulators are taken apart."""
 
     variants: dict[MethodName, dict[MethodName, dict[str, Any]]]
     learning: Learning
     unseen_tests: UnseenTests
+    schedules: PooledFits
     bootstrap_samples: PositiveInt
     bootstrap_seed: Seed
     confidence: Annotated[float, Field(gt=0, lt=1)]
@@ -722,7 +733,7 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
         if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads:
             found.append((("dynamics", "models", name, "width"), f"{width} is not a multiple of heads = {heads}"))
     for name in mapping("simulators", "methods"):
-        if name in (MEASURED, CEILING, *get_args(Trivial), *get_args(Replay)):
+        if name in (MEASURED, CEILING, TIME_CURVE, *get_args(Trivial), *get_args(Replay)):
             found.append((("simulators", "methods", name), "is a reserved name; choose another"))
     encoders = mapping("simulators", "encoders")
     for name in {"text", "gradients"} & encoders.keys():
@@ -803,6 +814,15 @@ def _check_scores(
             kind = _method_tag(methods.get(name, {"kind": name})) if isinstance(name, str) else None
             if key == "unseen_tests" and kind in KNOW_TESTS_BY_RUNS:
                 found.append((("scores", key, "methods", i), "knows tests by their runs alone; take it out"))
+    pooled = scores.get("schedules")
+    named = pooled.get("methods") if isinstance(pooled, dict) else None
+    for i, name in enumerate(named if isinstance(named, list) else ()):
+        here = ("scores", "schedules", "methods", i)
+        unknown(here, name, list(methods), "method in simulators.methods")
+        method = methods.get(name) if isinstance(name, str) else None
+        plain = isinstance(method, dict) and method.get("interval", 1) == 1 and method.get("tasks") != "each"
+        if isinstance(method, dict) and not (plain and _method_tag(method) in POOLED):
+            found.append((here, "is of a kind that cannot be fitted on several schedules at once; take it out"))
     if isinstance(unseen_tests, dict):
         responses = [name for name, method in methods.items() if _method_tag(method) == "gradient_response"]
         unknown(("scores", "unseen_tests", "curve_of"), unseen_tests.get("curve_of"), responses,
@@ -883,6 +903,8 @@ def _check_schedules(
     draw, own_batch = scenario.get("draw"), scenario.get("batch")
     total = draw * len(listed("train_tasks")) if isinstance(draw, int) and mixture else draw
     for name, settings in plan["settings"].items() if isinstance(plan.get("settings"), dict) else ():
+        if name in (OWN, AVERAGE):
+            found.append(((*here, "settings", name), "is a reserved name; choose another"))
         if not isinstance(settings, dict):
             continue
         batch = settings.get("batch", own_batch)

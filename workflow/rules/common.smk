@@ -400,12 +400,15 @@ def inputs_of_refits(wildcards):
     spec = DESIGN.refit_spec(*key)
     methods = spec["methods"].values()
     variants = [variant for m in methods for variant in m["variants"].values()]
+    scheduled = spec["schedules"] or {"runs": {}, "methods": {}}
+    pooled = scheduled["methods"].values()
     named = [
         method[kind]
-        for method in [*methods, *variants, *spec["unseen_tests"].values()]
+        for method in [*methods, *variants, *spec["unseen_tests"].values(), *pooled]
         for kind in ("features", "table", "kernels")
     ]
-    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    rows = [row for rows in scheduled["runs"].values() for row in rows]
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"] + rows])
     files += [file for file in dict.fromkeys(named) if file]
     return inputs(files, DESIGN.refits_file(*key))
 

@@ -1,4 +1,4 @@
-"""What results/scores/simulators.parquet says of variants of simulators, of fewer and more runs, and of unseen data."""
+"""What results/scores/simulators.parquet says of variants of simulators, of fewer and more runs, of unseen data, of schedules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gptfluence.io import read_parquet
 from gptfluence.paper.averages import Rows
-from gptfluence.words import WHOLE
+from gptfluence.words import SCHEDULE_SEEN, SCHEDULE_UNSEEN, WHOLE
 
 
 def read_variants(path: str | Path) -> Rows:
@@ -34,6 +34,15 @@ def read_unseen(path: str | Path) -> Rows:
         UserError: the file is missing or damaged.
     """
     return [row for row in _read(path) if row["setting"] != "seen" and row["variant"] == WHOLE and not row["varied"]]
+
+
+def read_schedules(path: str | Path) -> Rows:
+    """Read the scores of one fit under several schedules, where they have a value.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return [row for row in _read(path) if row["setting"] in (SCHEDULE_SEEN, SCHEDULE_UNSEEN)]
 
 
 def _read(path: str | Path) -> Rows:

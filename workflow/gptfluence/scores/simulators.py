@@ -8,11 +8,13 @@ Methods are fitted again and judged on the held-out runs
 - on fitting runs that are measured at every k-th step alone, with straight lines between;
 - on few tests of each task, judged on tests that no fit has read;
 - on unseen data: training examples of a pool that no fitting run drew from, tests that no fit has read (a share of each
-  task's at a time), or both.
+  task's at a time), or both;
+- under other schedules (learning rates, batches, what the rate does over a run): one fit on the runs of all, or of all
+  but the one that is judged.
 
 Skill is against the mean curve of all of the group's fitting runs, however many a method is fitted on, so that the mean
 curve of few runs has a negative one. Of a test that no fit has read the mean curve is not known: there skill is against
-its `predicted_curve`. Every value is the unweighted mean over test tasks and draws; intervals: bootstrap
+its `predicted_curve`; under a schedule, seen or not, it is against the mean curve of that schedule's fitting runs. Every value is the unweighted mean over test tasks and draws; intervals: bootstrap
 over the judged runs, with the same draws for all methods of a group.
 """
 
@@ -33,10 +35,22 @@ from gptfluence.errors import UserError
 from gptfluence.io import digest, read_parquet, write_parquet
 from gptfluence.scores import measures
 from gptfluence.scores.measures import Score, resample_counts
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
+from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Part, Simulator
 from gptfluence.simulators.data import GroupData, load_group, read_features
-from gptfluence.simulators.registry import make_method
-from gptfluence.words import CHOSEN_RUNS, COVERAGES, INTERVAL, PREDICTED_CURVE, RUNS, TESTS, WHOLE
+from gptfluence.simulators.registry import make_method, make_pooled
+from gptfluence.words import (
+    AVERAGE,
+    CHOSEN_RUNS,
+    COVERAGES,
+    INTERVAL,
+    OWN,
+    PREDICTED_CURVE,
+    RUNS,
+    SCHEDULE_SEEN,
+    SCHEDULE_UNSEEN,
+    TESTS,
+    WHOLE,
+)
 
 log = logging.getLogger("gptfluence")
 
@@ -48,8 +62,9 @@ SCHEMA = pa.schema(
     + [(name, pa.float64()) for name in ("value", "low", "high")]
     + [("n", pa.int32())]
 )
-"""setting: seen, unseen_train, unseen_test or unseen_both; variant: `words.WHOLE`, or a variant's name; varied: one of
-`words.VARIED`, else empty, and number: how many; n: of how many draws the value is a mean."""
+"""setting: seen, unseen_train, unseen_test, unseen_both, or of schedules `words.SCHEDULE_SEEN` or `SCHEDULE_UNSEEN`;
+variant: `words.WHOLE`, a variant's name, or of schedules which one, `words.OWN`, or `words.AVERAGE` over them; varied:
+one of `words.VARIED`, else empty, and number: how many; n: of how many draws the value is a mean."""
 
 
 class _Judge(NamedTuple):
@@ -110,7 +125,8 @@ def refit_simulators(spec: dict[str, Any], output: Path) -> None:
         spec: as `load_group` reads it, with runs of split fit, validate, held_out and (where there are any) unseen and
             subset, and methods {method: {settings, features, table, kernels (as `fit_simulator` gets them), variants
             ({name: the same}), learning (bool)}}, and unseen_tests (the same but for variants: what is judged on unseen
-            tests, among it `words.PREDICTED_CURVE`); and judging: runs (numbers of fitting runs), draws (of each),
+            tests, among it `words.PREDICTED_CURVE`); schedules: {} or runs ({schedule: runs of split fit, validate and
+            held_out}) and methods (as there); and judging: runs (numbers of fitting runs), draws (of each),
             seed, intervals (of steps), tests (numbers of tests of each task), folds (in how many parts tests are
             unseen; if a task has fewer tests: one at a time), bootstrap_samples, bootstrap_seed, confidence.
         output: Parquet.
@@ -171,7 +187,54 @@ def _judge_group(group: dict[str, Any], settings: dict[str, Any]) -> dict[Key, l
                 scores.setdefault(key, []).append(_score(simulator, judges["seen"]))
     if min(fitted.sizes) > 1:
         scores |= _judge_unseen_tests(group, settings, fitted, judges)
+    if group["schedules"]:
+        scores |= _judge_schedules(group, settings, fitted, judges["seen"])
     return scores
+
+
+def _judge_schedules(
+    group: dict[str, Any], settings: dict[str, Any], fitted: GroupData, own: _Judge
+) -> dict[Key, list[dict[str, Score]]]:
+    """Return the scores of fits on the runs of all schedules, and of all but that of the runs they are judged on."""
+    parts = {OWN: Part(fitted.dynamics, fitted.curricula)}
+    judges = {OWN: own}
+    for schedule, runs in group["schedules"]["runs"].items():
+        known, held_out = (_load(group | {"runs": runs}, *splits) for splits in (("fit", "validate"), ("held_out",)))
+        parts[schedule] = Part(known.dynamics, known.curricula)
+        curve = known.dynamics.values[~known.dynamics.validate].mean(axis=0)
+        seed = [settings["bootstrap_seed"], int(digest([group["group"], schedule]), 16)]
+        counts = resample_counts(len(held_out.runs), settings["bootstrap_samples"], seed)
+        judges[schedule] = _Judge(held_out, curve, counts)
+    found: dict[Key, list[dict[str, Score]]] = {}
+    for name, method in group["schedules"]["methods"].items():
+        features = _read_features(group, method)
+        for setting, judged in {SCHEDULE_SEEN: [tuple(parts)], SCHEDULE_UNSEEN: [(name,) for name in parts]}.items():
+            for schedules in judged:
+                simulator = make_pooled(name, method["settings"], fitted.curricula.rates[0])
+                kept = [part for schedule, part in parts.items() if setting == SCHEDULE_SEEN or schedule not in schedules]
+                simulator.fit_parts(kept, features)
+                for schedule in schedules:
+                    found[Key(setting, name, schedule)] = [_score(simulator, judges[schedule])]
+        log.info("%s: %s judged under %d schedules", group["group"], name, len(parts))
+    for schedule, judge in judges.items():
+        measured = judge.runs.dynamics.values
+        found[Key(SCHEDULE_SEEN, "mean_curve", schedule)] = [
+            judge.score(np.broadcast_to(judge.reference, measured.shape), None)
+        ]
+        for setting in (SCHEDULE_SEEN, SCHEDULE_UNSEEN):
+            stays = np.repeat(measured[:, :1], measured.shape[1], axis=1)
+            found[Key(setting, "persistence", schedule)] = [judge.score(stays, None)]
+    for setting, name in {(key.setting, key.method) for key in found}:
+        of_schedules = [found[Key(setting, name, schedule)][0] for schedule in parts]
+        found[Key(setting, name, AVERAGE)] = [_average(of_schedules)]
+    return found
+
+
+def _average(schedules: list[dict[str, Score]]) -> dict[str, Score]:
+    """Return the means over schedules, which share no run, of what all of them have."""
+    runs = sum(next(iter(scores.values())).n_runs for scores in schedules)
+    return {measure: measures.average([scores[measure] for scores in schedules], runs)
+            for measure in MEASURES}  # fmt: skip
 
 
 UNSEEN_TESTS = {"seen": "unseen_test", "unseen_train": "unseen_both"}
