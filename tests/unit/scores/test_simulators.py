@@ -9,8 +9,10 @@ from gptfluence.errors import UserError
 from gptfluence.io import read_provenance
 from gptfluence.scores import measures
 from gptfluence.scores.simulators import SCHEMA, judge_simulators, refit_simulators
+from gptfluence.simulators.base import Part
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.gradient_response import GradientResponse
+from gptfluence.simulators.registry import make_pooled
 from synthetic import chosen_runs, write_group
 
 SPLITS = ("fit", "fit", "fit", "validate", "held_out", "held_out", "unseen", "unseen", *["subset"] * 5)
@@ -29,6 +31,7 @@ def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLI
     predicted = response | {"settings": SETTINGS | {"kind": "predicted_curve"}}
     persistence = FILES | {"settings": {"kind": "persistence"}, "learning": False}
     group["unseen_tests"] = {"predicted_curve": predicted, "persistence": persistence, "gradient_response": response}
+    group["schedules"] = {}
     judging = {"runs": [2, 3, 5, 8, 99], "draws": 3, "seed": 0, "folds": 2, "intervals": [3, 50], "tests": [1, 9]}
     return group | {"judging": judging | BOOTSTRAP}
 
@@ -269,3 +272,68 @@ def test_a_method_that_needs_runs_of_a_test_is_named(tmp_path: Path) -> None:
     spec["unseen_tests"]["mean_curve"] = FILES | {"settings": {"kind": "mean_curve"}, "learning": False}
     with pytest.raises(UserError, match="mean_curve: cannot simulate tests that it was not fitted on"):
         judge(spec, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- schedules
+
+POOLED = ("fit", "fit", "validate", "held_out", "held_out")
+OTHERS: dict[str, dict[str, Any]] = {"short": {"steps": 4}, "fast": {"learning_rate": 3e-2, "schedule": "constant"}}
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A group with runs under two other schedules, of other lengths, and the scores of it."""
+    folder = tmp_path_factory.mktemp("pooled")
+    spec = make_spec(folder, splits=SPLITS[:6])
+    runs = {}
+    for seed, (name, settings) in enumerate(OTHERS.items(), 1):
+        (folder / name).mkdir()
+        runs[name] = write_group(folder / name, seed=seed, splits=POOLED, **settings)["runs"]
+    response = FILES | {"settings": SETTINGS, "kernels": spec["kernels"]}
+    curve = FILES | {"settings": {"kind": "time_curve"}}
+    spec["schedules"] = {"runs": runs, "methods": {"time_curve": curve, "gradient_response": response}}
+    spec["methods"], spec["unseen_tests"] = {}, {}
+    judge(spec, folder, "schedule_seen")
+    return spec, folder
+
+
+def test_schedules_equal_pooled_fits_by_hand(pooled: tuple[dict[str, Any], Path]) -> None:
+    group, folder = pooled
+    plain = group | FILES
+    runs = {"own": group["runs"]} | group["schedules"]["runs"]
+
+    def of(name: str, *splits: str) -> Any:
+        return load_group(chosen_runs(plain | {"runs": runs[name]}, *splits))
+
+    parts = {name: of(name, "fit", "validate") for name in runs}
+    features = load_group(chosen_runs(group | {"features": None, "table": None}, "fit")).features
+    mse = []
+    for setting, name in (("schedule_seen", "short"), ("schedule_unseen", "short"), ("schedule_unseen", "fast")):
+        kept = [part for other, part in parts.items() if setting == "schedule_seen" or other != name]
+        simulator = make_pooled("mine", SETTINGS, parts["own"].curricula.rates[0])
+        simulator.fit_parts([Part(part.dynamics, part.curricula) for part in kept], features)
+        held_out = of(name, "held_out")
+        truth = held_out.dynamics.values
+        errors = (simulator.simulate(held_out.curricula, truth[:, :1]) - truth)[:, 1:] ** 2
+        own = parts[name].dynamics
+        curve = (own.values[~own.validate].mean(axis=0) - truth)[:, 1:] ** 2
+        of_tasks = [(errors[..., tests].mean(), curve[..., tests].mean()) for tests in (slice(0, 3), slice(3, 5))]
+        found = judge(group, folder, setting)
+        key = ("gradient_response", name, "", 0)
+        mse.append(found[*key, "all_steps_mse"]["value"])
+        assert mse[-1] == pytest.approx(np.mean([a for a, _ in of_tasks]), rel=1e-9)
+        assert found[*key, "skill"]["value"] == pytest.approx(np.mean([1 - a / b for a, b in of_tasks]), rel=1e-9)
+    assert len(set(mse)) == 3
+
+
+def test_each_schedule_and_the_mean_over_them_is_judged_by_every_method(pooled: tuple[dict[str, Any], Path]) -> None:
+    seen, unseen = (judge(*pooled, setting) for setting in ("schedule_seen", "schedule_unseen"))
+    methods = {"persistence", "mean_curve", "time_curve", "gradient_response"}
+    schedules = {"own", "short", "fast", "average"}
+    assert {key[:2] for key in seen} == {(method, schedule) for method in methods for schedule in schedules}
+    # Of a schedule that no fit has seen, the mean curve is not known.
+    assert {key[0] for key in unseen} == methods - {"mean_curve"}
+    for method in ("time_curve", "gradient_response"):
+        of = [unseen[method, name, "", 0, "skill"]["value"] for name in ("own", "short", "fast", "average")]
+        assert of[3] == pytest.approx(np.mean(of[:3]))
+    assert seen["mean_curve", "fast", "", 0, "skill"]["value"] == pytest.approx(0, abs=1e-9)

@@ -18,8 +18,8 @@ OWN_RATES = rates_of(OWN, STEPS)
 class World:
     """Losses that fall by what kernels say, each update by its own learning rate, on top of a curve of optimiser time.
 
-    A part of each effect is forgotten as the rates are spent; the kernel changes once half of a usual run's are. Effects
-    are those of shares beyond the usual ones, which are the mean over the fitting runs of `PARTS`.
+    A part of each effect is forgotten as the rates are spent; the kernel changes once half of a usual run's are.
+    Effects are those of shares beyond the usual ones, which are the mean over the fitting runs of `PARTS`.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,9 @@ PARTS = {name: WORLD.train(draw(*drawn)) for name, drawn in DRAWN.items()}
 
 
 @pytest.mark.parametrize(
-    "settings", [{"learning_rate": 1.6e-3}, {"schedule": "cosine", "warmup": 0.2}, {"batch": 2, "learning_rate": 9e-4}], ids=str
+    "settings",
+    [{"learning_rate": 1.6e-3}, {"schedule": "cosine", "warmup": 0.2}, {"batch": 2, "learning_rate": 9e-4}],
+    ids=str,
 )
 def test_an_unseen_schedule_is_predicted_exactly(settings: dict[str, Any]) -> None:
     simulator = PooledResponse(**SETTINGS, rates=OWN_RATES)
@@ -98,7 +100,7 @@ def test_an_unseen_schedule_is_predicted_exactly(settings: dict[str, Any]) -> No
 
 
 def test_the_curve_follows_optimiser_time_and_the_averaged_rate() -> None:
-    """Losses that are straight lines in both, whatever the schedule, are found again; behind the longest run they stay."""
+    """Losses that are straight lines in both are found again, and stay behind the longest run of the fit."""
 
     def lines(curricula: Curricula) -> Array:
         averaged = np.stack([[np.average(r[: t + 1], weights=0.9 ** np.arange(t, -1, -1)) for t in range(len(r))]
@@ -127,7 +129,7 @@ def test_needs_runs_and_kernels() -> None:
 
 
 def test_gptfluence_reads_runs_of_several_lengths_step_by_step() -> None:
-    """Cut in two, runs hold the same steps: for the first order the fit is the same where there is nothing to choose."""
+    """Cut in two, runs hold the same steps: of the first order the fit is the same where there is nothing to choose."""
     dynamics, curricula, features = planted(steps=12)
     settings = METHOD_SETTINGS["gptfluence"] | {"order": 1, "strengths": (1e-9,)}
     whole = make_method("whole", settings)

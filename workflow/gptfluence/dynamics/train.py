@@ -193,7 +193,8 @@ class _Job:
         return self._spec["memory_gb"]
 
     def _provenance(self, run: dict[str, Any]) -> dict[str, Any]:
-        own = ("gang", "group", "split", "seed", "scheduled", "curriculum", "shard")  # where the run stands in the plan and on disk
+        # Where the run stands in the plan and on disk.
+        own = ("gang", "group", "split", "seed", "scheduled", "curriculum", "shard")
         return {
             "run": {key: value for key, value in run.items() if key not in own},
             "hash": run["hash"],

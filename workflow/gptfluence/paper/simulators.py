@@ -1,4 +1,4 @@
-"""What results/scores/simulators.parquet says of variants of simulators, of fewer and more runs, of unseen data, of schedules."""
+"""What results/scores/simulators.parquet says of variants, fewer and more runs, unseen data and schedules."""
 
 from __future__ import annotations
 

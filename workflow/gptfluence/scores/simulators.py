@@ -14,8 +14,9 @@ Methods are fitted again and judged on the held-out runs
 
 Skill is against the mean curve of all of the group's fitting runs, however many a method is fitted on, so that the mean
 curve of few runs has a negative one. Of a test that no fit has read the mean curve is not known: there skill is against
-its `predicted_curve`; under a schedule, seen or not, it is against the mean curve of that schedule's fitting runs. Every value is the unweighted mean over test tasks and draws; intervals: bootstrap
-over the judged runs, with the same draws for all methods of a group.
+its `predicted_curve`. Under a schedule, seen or not, it is against the mean curve of that schedule's own fitting runs.
+Every value is the unweighted mean over test tasks and draws; intervals: bootstrap over the judged runs, with the same
+draws for all methods of a group.
 """
 
 from __future__ import annotations
@@ -208,13 +209,11 @@ def _judge_schedules(
     found: dict[Key, list[dict[str, Score]]] = {}
     for name, method in group["schedules"]["methods"].items():
         features = _read_features(group, method)
-        for setting, judged in {SCHEDULE_SEEN: [tuple(parts)], SCHEDULE_UNSEEN: [(name,) for name in parts]}.items():
-            for schedules in judged:
-                simulator = make_pooled(name, method["settings"], fitted.curricula.rates[0])
-                kept = [part for schedule, part in parts.items() if setting == SCHEDULE_SEEN or schedule not in schedules]
-                simulator.fit_parts(kept, features)
-                for schedule in schedules:
-                    found[Key(setting, name, schedule)] = [_score(simulator, judges[schedule])]
+        for setting, left_out in [(SCHEDULE_SEEN, None), *((SCHEDULE_UNSEEN, schedule) for schedule in parts)]:
+            simulator = make_pooled(name, method["settings"], fitted.curricula.rates[0])
+            simulator.fit_parts([part for schedule, part in parts.items() if schedule != left_out], features)
+            for schedule in parts if left_out is None else (left_out,):
+                found[Key(setting, name, schedule)] = [_score(simulator, judges[schedule])]
         log.info("%s: %s judged under %d schedules", group["group"], name, len(parts))
     for schedule, judge in judges.items():
         measured = judge.runs.dynamics.values

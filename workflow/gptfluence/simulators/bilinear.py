@@ -106,8 +106,10 @@ class Bilinear(Simulator):
             part.dynamics.check(validation=True)
         self.extent = UNBOUNDED
         scale = metric_scale(*(part.dynamics for part in parts))
-        fitted = [(part.dynamics.values[~part.dynamics.validate] / scale, part.curricula.examples[~part.dynamics.validate])
-                  for part in parts]  # fmt: skip
+        fitted = [
+            (dynamics.values[~dynamics.validate] / scale, curricula.examples[~dynamics.validate])
+            for dynamics, curricula in parts
+        ]
         tests = fitted[0][0].shape[2]
         of_parts = [lagged(values, self.order, self.start) for values, _ in fitted]
         lags = [np.concatenate([lag.reshape(-1, tests) for lag in lag_j]) for lag_j in zip(*of_parts, strict=True)]

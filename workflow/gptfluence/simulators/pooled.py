@@ -1,20 +1,20 @@
-"""One fit of runs under several schedules: learning rates, what they do over a run, and batches are counterfactual too.
+"""One fit of runs under several schedules, so that learning rates, their course and batches are counterfactual, too.
 
 Runs that differ in their rates are not alike at the same step. They are, nearly, at the same optimiser time: the sum of
 the learning rates so far, tau_t = eta_1 + ... + eta_t. The curve that all share is one in that time:
 
-    a_t(z) = mean m_0(z) + sum_j c_j(z) b_j(tau_t) + c(z) eta'_t
+    a_t(z) = mean of m_0(z) + sum_j c_j(z) b_j(tau_t) + c(z) eta'_t
 
-with b_j linear splines that are 0 at tau = 0, and eta'_t the rates averaged as Adam's first moment averages gradients: at
-the same time a run with a higher rate is noisier, and loses that when its rate falls. To this come responses:
+with b_j linear splines that are 0 at tau = 0, and eta'_t the rates averaged as Adam's first moment averages gradients:
+at the same time a run of a higher rate has a higher loss, which it sheds as its rate falls. To this come responses:
 
     m_t(z) = a_t(z) + sum_k w_k(task of z) (r_kt(z) - its own curve of the same form)
 
-Those are the `responses` to the batches' shares of the loss: each step weighs by its own learning rate, and has the
-kernel of the checkpoint at the same optimiser time. What is forgotten is a share a step, or a share a unit of optimiser
-time: the mean rate of the run in which the kernels were measured. In a fit of one schedule, with as many splines as
-steps, this is `gradient_response`: what is left of responses and trajectories when their curves are taken away is what
-deviates from the mean over runs.
+These are the `responses` to the batches' shares of the loss, less the usual shares: each step weighs by its own
+learning rate, and has the kernel of the checkpoint at the same optimiser time. What is forgotten is a share a step, or
+a share a unit of optimiser time, which is the mean rate of the run along which the kernels were measured; both are
+offered. For one schedule, with as many splines as steps, this is `gradient_response` without its belief: what is left
+of responses and trajectories when their curves are taken away are deviations from the mean over runs.
 
 Behind the longest optimiser time of the fitting runs the splines stay as they are there.
 """
@@ -34,12 +34,11 @@ from gptfluence.simulators.responses import Kernel, Responses
 from gptfluence.simulators.ridge import Moments, ridge_path
 from gptfluence.simulators.rollout import confine, extent_of
 
-KNOTS = np.linspace(0, 1, 9)[1:] ** 1.5
-"""Of the splines, shares of the longest optimiser time: closer where losses fall fastest. On the validation runs of the
-nano plan 6, 12 and 20 are about as good."""
+KNOTS = np.linspace(0, 1, 9) ** 1.5
+"""Of the splines, shares of the longest optimiser time: closer where losses fall fastest."""
 MOMENTUM = 0.9
 """Of the average over rates."""
-_RIDGE = 1e-9  # relative: only for splines that no fitting run has reached
+_STIFFNESS = 1e-9  # of the curve, in units of rows: only to lead it in a line past knots that no run comes near
 
 
 class Pooled(Protocol):
@@ -69,16 +68,18 @@ class _Time(NamedTuple):
 
     def columns(self, rates: Array) -> Array:
         """Return the splines and the averaged rate behind each update, [steps, columns]; rates: [steps]."""
-        knots = np.concatenate([[0.0], KNOTS]) * self.longest
+        knots = KNOTS * self.longest
         splines = [np.interp(np.cumsum(rates), knots, unit) for unit in np.eye(len(knots))[1:]]
         averaged = lfilter([1 - MOMENTUM], [1, -MOMENTUM], rates) / (1 - MOMENTUM ** np.arange(1, len(rates) + 1))
-        return np.stack([*splines, averaged], axis=1)
+        return np.stack([*splines, averaged / self.longest], axis=1)
 
     def fit(self, rates: Sequence[Array]) -> tuple[Array, Array]:
         """Return the columns of all steps of some runs, [rows, columns], and what solves for their weights."""
         rows = np.concatenate([self.columns(of_run) for of_run in rates])
-        ridge = _RIDGE * np.diag(np.maximum(np.square(rows).sum(axis=0), np.finfo(float).tiny))
-        return rows, np.linalg.solve(rows.T @ rows + ridge, rows.T)
+        # Of neighbouring slopes the differences, by knots behind the first, whose value is 0; the averaged rate has none.
+        bends = np.diff(np.diff(np.eye(len(KNOTS)), axis=0) / np.diff(KNOTS)[:, None], axis=0)
+        stiff = np.pad(bends[:, 1:], ((0, 0), (0, 1))) * np.sqrt(_STIFFNESS * len(rows))
+        return rows, np.linalg.pinv(np.concatenate([rows, stiff]))[:, : len(rows)]
 
 
 class TimeCurve:

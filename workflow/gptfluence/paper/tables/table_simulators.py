@@ -1,4 +1,4 @@
-"""Simulators taken apart: on unseen data, variants of a method, under other schedules, on fewer and more fitting runs."""
+"""Simulators taken apart: on unseen data, as variants, under other schedules, on fewer and more fitting runs."""
 
 from __future__ import annotations
 
@@ -204,9 +204,9 @@ def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows, s
                      "Bold: the best of a column, and those within its interval.")  # fmt: skip
     if schedules:
         notes.append(
-            "Schedules: other learning rates, batches, and courses of the rate, in one fit with the scenario's own; or in "
-            "a fit without a run of that schedule. Skill is over the mean curve of the schedule's own fitting runs, which "
-            "a fit without them does not know. Optimiser time: the learning rates added up."
+            "Schedules: other learning rates, batches, and courses of the rate, in one fit with the scenario's own; or "
+            "in a fit without a run of that schedule. Skill is over the mean curve of the schedule's own fitting runs, "
+            "which a fit without them does not know. Optimiser time: the learning rates added up."
         )
     if learning:
         notes.append(
