@@ -56,6 +56,9 @@ def make_whole(raw: dict[str, Any]) -> dict[str, Any]:
     whole["attribution"]["replays"] = replays
     plan = whole["scales"]["tiny"]
     plan["scenarios"]["fine_tuning"]["subsets"] = 3
+    plan["scenarios"]["fine_tuning"]["schedules"] = {
+        **{"runs": {"fit": 1, "validate": 1, "held_out": 2}, "settings": {"small": {"batch": 2, "warmup": 0.3}}},
+    }
     plan["mislabelled"] = {
         **{"model": "tiny", "task": "sst2", "pool": 8, "test": 3, "flipped": 0.4, "seed": 1, "draw": 4},
         **{"batch": 4, "epochs": 1, "learning_rate": 1e-3, "runs": {"fit": 2, "validate": 1}},

@@ -49,8 +49,8 @@ def edit(folder: Path, change: Any) -> None:
 
 def test_every_artefact_is_there(finished: Path) -> None:
     shards = sorted((finished / "data/dynamics").glob("*.parquet"))
-    # Two scenarios; random subsets in two orders each; the mislabelled task.
-    assert len(shards) == 6 + 5 + 3 * 2 + 4
+    # Two scenarios; random subsets in two orders each; another schedule; the mislabelled task.
+    assert len(shards) == 6 + 5 + 3 * 2 + 4 + 4
     for shard in shards:
         assert read_provenance(shard)["run"]["run_id"] in shard.name
     assert len(list((finished / "data/curricula").glob("*.parquet"))) == len(shards)
@@ -99,6 +99,18 @@ def test_every_artefact_is_there(finished: Path) -> None:
     ):
         assert (finished / f"results/figures/{figure}.pdf").read_bytes().startswith(b"%PDF")
         assert (finished / f"results/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_schedules_are_judged(finished: Path) -> None:
+    rows = read_parquet(finished / "results/scores/simulators.parquet").to_pylist()
+    scheduled = [row for row in rows if row["setting"] == "schedule_unseen" and row["value"] is not None]
+    assert {row["group"] for row in scheduled} == {"fine_tuning-tiny-rte"}
+    methods = ("persistence", "time_curve", "gptfluence", "gradient_response")
+    assert {(row["method"], row["variant"]) for row in scheduled} == {
+        (method, schedule) for method in methods for schedule in ("own", "small", "average")
+    }
+    (shard,) = (finished / "data/dynamics").glob("*-small-01.*.parquet")
+    assert set(read_parquet(shard)["step"].to_pylist()) == {0, 1, 2, 3, 4}  # the group's own runs have two steps
 
 
 def test_attribution_is_judged(finished: Path) -> None:

@@ -118,12 +118,10 @@ class Bilinear(Simulator):
             residual = residual - lags[0]
         train = unit_length(features.train, features.train[np.unique(np.concatenate([e.ravel() for _, e in fitted]))])
         test = unit_length(features.test, features.test)
-        steps = np.concatenate(
-            [aggregate(train, examples, self.aggregation)[:, self.start - 1 :].reshape(-1, train.shape[1])
-             for _, examples in fitted]
-        )  # fmt: skip
-        if not (steps.any() and test.any()):
+        batches = [aggregate(train, examples, self.aggregation)[:, self.start - 1 :] for _, examples in fitted]
+        if not (any(part.any() for part in batches) and test.any()):
             raise UserError("the bilinear simulator needs features of the examples; the fit was given none, or zeros")
+        steps = np.concatenate([part.reshape(-1, train.shape[1]) for part in batches])
 
         if self.adam is not None:
             prior = 1.0 if self.shrink_to == "persistence" else 0.0

@@ -76,7 +76,7 @@ class _Time(NamedTuple):
     def fit(self, rates: Sequence[Array]) -> tuple[Array, Array]:
         """Return the columns of all steps of some runs, [rows, columns], and what solves for their weights."""
         rows = np.concatenate([self.columns(of_run) for of_run in rates])
-        # Of neighbouring slopes the differences, by knots behind the first, whose value is 0; the averaged rate has none.
+        # Differences of neighbouring slopes, by knots behind the first, whose value is 0; the averaged rate has none.
         bends = np.diff(np.diff(np.eye(len(KNOTS)), axis=0) / np.diff(KNOTS)[:, None], axis=0)
         stiff = np.pad(bends[:, 1:], ((0, 0), (0, 1))) * np.sqrt(_STIFFNESS * len(rows))
         return rows, np.linalg.pinv(np.concatenate([rows, stiff]))[:, : len(rows)]
