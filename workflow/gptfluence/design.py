@@ -323,9 +323,7 @@ class Design:
             return {
                 "released": self.released,
                 "model": self.models[model],
-                "optimizer": None,
-                "generation": None,
-                "tasks": {task: self.task_file(task) for task in runs[0].train_tasks},
+                **{"optimizer": None, "generation": None, "tasks": {}},  # not known, and not looked at
                 "runs": [run.row() for run in runs],
                 "code": code_digest("released.stages"),
             }

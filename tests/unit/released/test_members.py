@@ -65,10 +65,8 @@ def test_a_hostile_tar_reaches_nothing_outside_of_it(tmp_path: Path) -> None:
     # A path below the name of a link is a path like others: nothing is unpacked, so nothing is followed.
     assert contents(source) == [("link/through", b"of its own"), ("good", b"good")]
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "r.tar"])
-    assert set(source.refused) == {
-        str(tmp_path / "absolute").lstrip("/") if not str(tmp_path / "absolute") in source.refused else
-        str(tmp_path / "absolute"), "../up", "a/../../up2", "link", "hard", "device", "block", "pipe",
-    }  # fmt: skip
+    refused = {str(tmp_path / "absolute"), "../up", "a/../../up2", "link", "hard", "device", "block", "pipe"}
+    assert set(source.refused) == refused
 
 
 def test_files_that_are_too_large_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

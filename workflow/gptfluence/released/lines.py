@@ -115,6 +115,10 @@ def _some_points(points: list[Any], number: int, unread: Unread) -> tuple[NDArra
 
 def read_checkpoint(content: bytes, step: int, unread: Unread) -> dict[Metric, Points]:
     """Read `<loss|metric>_<task>_checkpoint-<step>.out`: {"id", "loss", perhaps "bleu", "rougeL"} a line."""
+    try:
+        return _clean_checkpoint(content, step)
+    except (ValueError, KeyError, TypeError):  # it is not as it should be: line by line
+        pass
     rows = []
     for number, row in read_objects(content, unread):
         if _is_number(row.get("id"), _MAX_ID):
@@ -125,10 +129,29 @@ def read_checkpoint(content: bytes, step: int, unread: Unread) -> dict[Metric, P
     found: dict[Metric, Points] = {}
     for name, metric in METRICS.items():
         if any(name in row for row in rows):
-            values = [row.get(name) for row in rows]
-            if not all(type(value) is float for value in values):
-                values = [_float(value) for value in values]
-            found[metric] = Points.of(tests, np.full(len(rows), step), values)
+            found[metric] = Points.of(tests, np.full(len(rows), step), [_float(row.get(name)) for row in rows])
+    return found
+
+
+def _clean_checkpoint(content: bytes, step: int) -> dict[Metric, Points]:
+    """Read a file all of whose lines hold the same; three times as fast.
+
+    Raises:
+        ValueError, KeyError, TypeError: they do not.
+    """
+    rows = orjson.loads(b"[" + content.strip().replace(b"\n", b",") + b"]")
+    ids = [row["id"] for row in rows]
+    alike = len(set(map(tuple, rows))) == 1  # the same names in the same order
+    if not alike or set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > _MAX_ID:
+        raise ValueError
+    tests, steps = np.array(ids, np.int32), np.full(len(ids), step, np.int32)
+    found: dict[Metric, Points] = {}
+    for name, metric in METRICS.items():
+        if name in rows[0]:
+            values = [row[name] for row in rows]
+            if not set(map(type, values)) <= {float, int}:
+                raise ValueError
+            found[metric] = Points(tests, steps, np.array(values, np.float32))
     return found
 
 

@@ -125,7 +125,7 @@ def write_recording(recording: Recording, stem: Path) -> None:
         dynamics = _dynamics(values)
     except UserError as error:
         raise UserError(f"{recording.folder}: {error}. Take its folder out of the release, and import again.") from None
-    write_parquet(f"{stem}.dynamics.parquet", dynamics, told)
+    write_parquet(f"{stem}.dynamics.parquet", dynamics, told | {"description": _describe(told, dynamics, table)})
 
 
 def _pairs(batches: dict[int, list[int]]) -> tuple[list[int], list[int]]:
@@ -207,7 +207,16 @@ def stem_of(folder: PurePosixPath) -> str:
 
 
 def describe(stem: Path) -> dict[str, Any]:
-    """Say what a kept run holds, as JSON-able values.
+    """Return what `write_recording` has noted of a kept run; reads the end of the file alone.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return dict(read_provenance(f"{stem}.dynamics.parquet")["description"])
+
+
+def _describe(told: dict[str, Any], table: pa.Table, batches: pa.Table) -> dict[str, Any]:
+    """Say what a run holds, as JSON-able values.
 
     Returns:
         folder, name (what it tells), layouts, empty and unread files, and: first and last step; unmeasured (steps that
@@ -215,13 +224,9 @@ def describe(stem: Path) -> dict[str, Any]:
         that are not measured}, ends {metric: whether the first and last step are measured throughout}}}; batches
         {first, last, missing: steps, sizes, least and greatest id}; and the digest of both files' contents.
     """
-    path = f"{stem}.dynamics.parquet"
-    told = read_provenance(path)
-    table = read_parquet(path)
-    batches = read_parquet(f"{stem}.batches.parquet")
     step = table["step"].to_numpy()
     first, last = (int(step[0]), int(step[-1])) if len(step) else (None, None)
-    task = table["task"].combine_chunks()
+    task = _one_chunk(table["task"])
     code = task.indices.to_numpy()
     example = table["example"].to_numpy()
     length = 0 if first is None or last is None else last - first + 1
@@ -261,11 +266,17 @@ def describe(stem: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
 def _content_digest(table: pa.Table) -> str:
     """Digest the values of a table, wherever they came from."""
     whole = hashlib.sha256()
-    for name, column in zip(table.column_names, table.combine_chunks().columns, strict=True):
-        words = pa.types.is_dictionary(column.type)
-        values = column.cast(pa.string()).to_pylist() if words else column.to_numpy()  # null becomes nan
-        whole.update(name.encode() + (canonical_json(values).encode() if words else values.tobytes()))
+    for name, column in ((name, _one_chunk(table[name])) for name in table.column_names):
+        if pa.types.is_dictionary(column.type):
+            whole.update(canonical_json(column.dictionary.to_pylist()).encode())
+            column = column.indices
+        whole.update(name.encode() + column.to_numpy(zero_copy_only=False).tobytes())  # null becomes nan
     return whole.hexdigest()[:12]

@@ -134,6 +134,5 @@ def _run(planned: Planned, member: Member, tasks: dict[str, dict[str, Any]]) -> 
     )
     made_by = {"content": found["digest"], "offset": member.offset, "steps": planned.last,
                "code": code_digest("released.stages")}  # fmt: skip
-    texts = {key: task[key] for key in ("source", "pool", "unseen_pool")}
-    hash_ = digest(made_by | {"tests": planned.tests, "texts": texts, "learning_rate": run.learning_rate})
+    hash_ = digest(made_by | {"tests": planned.tests, "learning_rate": run.learning_rate})
     return dataclasses.replace(run, hash=hash_, curriculum_hash=digest(made_by))

@@ -105,7 +105,6 @@ def import_runs(spec: dict[str, Any], output: Path) -> None:
             "run": {key: value for key, value in run.items() if key not in ("gang", "group", "split", "curriculum", "shard")},
             "hash": run["hash"],
             **{key: spec[key] for key in ("released", "model", "code")},
-            "tasks": {task: Path(path).name for task, path in spec["tasks"].items()},
         }
         write_parquet(run["shard"], table.filter(pa.array(kept)), provenance)
     log.info("%d runs, to %s", len(spec["runs"]), output.parent)
