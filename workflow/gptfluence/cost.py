@@ -434,9 +434,11 @@ class Costs:
         self.assumed: set[str] = set()
         self.devices = _devices(design)
         self._design, self._folder = design, folder
-        self._shapes = {model: model_shape(design, model, folder) for model in design.models}
+        own = {} if design.released else design.models
+        self._shapes = {model: model_shape(design, model, folder) for model in own}
         self._lengths: dict[tuple[str, str], Lengths] = {}
-        self._work = {name: self._work_of(group) for name, group in design.groups.items()}
+        # Released runs are copied.
+        self._work = {n: Work(0.0, 0.0, 0.0) if design.released else self._work_of(g) for n, g in design.groups.items()}
         self._measured: dict[str, list[float]] = {}
         for gang in design.gangs.values():
             seconds = measured_seconds(gang, folder)
@@ -450,7 +452,7 @@ class Costs:
         For other runs of the group see `relative_length`.
         """
         chosen, work = self._design.groups[group], self._work[group]
-        device = "gpu" if self._design.params.dynamics.models[chosen.model].gpu else "cpu"
+        device = "gpu" if self._design.machine(chosen.model).gpu else "cpu"
         flops = work and work.flops
         if group in self._measured:
             return Estimate(flops, statistics.median(self._measured[group]), "measured", device)

@@ -16,7 +16,8 @@ from typing import Any
 from gptfluence.errors import UserError
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
-from gptfluence.params import ChoicesPlan, MislabelledPlan, ModelEncoder, Params
+from gptfluence.params import ChoicesPlan, MislabelledPlan, Model, ModelEncoder, Params, ReleasedScale
+from gptfluence.released.runs import ReleasedRun, make_released
 from gptfluence.runs import (
     DERIVED,
     SAMPLED,
@@ -237,6 +238,15 @@ class Design:
 
     # --------------------------------------------------------------------------------------------------- parts
 
+    @property
+    def released(self) -> str | None:
+        """Folder of an import, where the runs are released ones; None where the pipeline trains them."""
+        return self.params.plan.folder if isinstance(self.params.plan, ReleasedScale) else None
+
+    def machine(self, model: str) -> Model:
+        """What jobs with a model ask of a machine; next to nothing where it is trained elsewhere."""
+        return Model(max_length=16) if self.released else self.params.dynamics.models[model]
+
     def drawn_runs(self) -> list[Run]:
         """Every run whose curriculum is drawn: all but those on corrected labels and on chosen data."""
         return [run for run in self.runs.values() if run.split not in DERIVED]
@@ -277,7 +287,7 @@ class Design:
     @cache  # noqa: B019
     def replayed_gangs(self) -> list[str]:
         """Every gang with held-out or unseen runs."""
-        if not self.params.attribution.replays:
+        if not self.params.attribution.replays or self.released:
             return []
         return [name for name, gang in self.gangs.items() if any(run.split in REPLAYED for run in gang.runs)]
 
@@ -303,12 +313,21 @@ class Design:
 
     def curricula_spec(self) -> dict[str, Any]:
         """For draw_curricula: the row of every run."""
-        return {"runs": [run.row() for run in self.drawn_runs()]}
+        spec = {"runs": [run.row() for run in self.drawn_runs()]}
+        return spec | {"released": self.released, "code": code_digest("released.stages")} if self.released else spec
 
     def gang_spec(self, gang: str) -> dict[str, Any]:
         """Everything a job needs to train a gang of runs, as JSON-able values."""
         runs = self.gangs[gang].runs
         model = runs[0].model
+        if self.released:
+            return {
+                "released": self.released,
+                "model": self.models[model],
+                **{"optimizer": None, "generation": None, "tasks": {}},  # not known, and not looked at
+                "runs": [run.row() for run in runs],
+                "code": code_digest("released.stages"),
+            }
         return {
             "model": self.models[model] | {"folder": self.model_folder(model)},
             "optimizer": self.params.dynamics.optimizer.model_dump(),
@@ -335,7 +354,7 @@ class Design:
         first = self.tasks[group.train_tasks[0]]
         return {
             "train_size": rows_of(first, "pool") + rows_of(first, "unseen_pool"),
-            "test_sizes": {task: rows_of(self.tasks[task], "test") for task in group.test_tasks},
+            "test_sizes": group.tests or {task: rows_of(self.tasks[task], "test") for task in group.test_tasks},
         }
 
     def attribute_spec(self, group: str) -> dict[str, Any]:
@@ -487,7 +506,30 @@ class Design:
     def methods(self) -> dict[str, dict[str, Any]]:
         """Every method with its settings: the trivial baselines, then the simulators."""
         trivial: dict[str, dict[str, Any]] = {name: {"kind": name} for name in self.params.baselines.trivial}
-        return trivial | {name: m.model_dump() for name, m in self.params.simulators.methods.items()}
+        named = {name: m.model_dump() for name, m in self.params.simulators.methods.items()}
+        return trivial | {name: settings for name, settings in named.items() if self._can_fit(settings)}
+
+    def _can_fit(self, settings: dict[str, Any]) -> bool:
+        """Whether there is what a method reads: of released runs neither their GPT nor its gradients are there."""
+        if not self.released:
+            return True
+        features = settings.get("features", "text")
+        model = isinstance(self.params.simulators.encoders.get(features), ModelEncoder)
+        return settings["kind"] not in (GRADIENT_RESPONSE, "additive") and features != "gradients" and not model
+
+    @cached_property
+    def left_out(self) -> list[str]:
+        """Notes for tables: what of params.yaml a scale of released runs cannot have."""
+        if not self.released:
+            return []
+        methods = [name for name in self.params.simulators.methods if name not in self.methods]
+        return [
+            f"The runs are those of the published data set GPTDynamics, measured from step "
+            f"{min(run.first_step for run in self.runs.values() if isinstance(run, ReleasedRun))} on; "  # fmt: skip
+            "values that it lacks are not judged. Left out, as the data set holds neither GPTs nor gradients: "
+            + ", ".join([*methods, "replays of gradients, attribution, mislabelled and chosen data"])
+            + "."
+        ]
 
     def features_of(self, group: str, settings: dict[str, Any]) -> str | None:
         """Path of the features of examples that a method of some settings reads; None for those that read none."""
@@ -507,7 +549,8 @@ class Design:
     def _variants_of(self, method: str) -> dict[str, dict[str, Any]]:
         """Return the whole settings of each variant of a method."""
         changes = self.params.scores.variants.get(method, {})
-        return {variant: self.methods[method] | changed for variant, changed in changes.items()}
+        whole = {variant: self.methods[method] | changed for variant, changed in changes.items()}
+        return {variant: settings for variant, settings in whole.items() if self._can_fit(settings)}
 
     @cache  # noqa: B019
     def simulation_pairs(self) -> list[tuple[str, str]]:
@@ -641,11 +684,13 @@ class Design:
         unseen_tests = self.params.scores.unseen_tests
         if not unseen_tests.methods:
             return {}
-        response = self._method_spec(group, self.methods[unseen_tests.curve_of])
-        curve = response | {"settings": response["settings"] | {"kind": PREDICTED_CURVE}}
         learning = self.params.scores.learning.methods
-        methods = {PREDICTED_CURVE: curve | {"learning": True}}
-        for name in unseen_tests.methods:
+        methods: dict[str, Any] = {}
+        if unseen_tests.curve_of in self.methods:
+            response = self._method_spec(group, self.methods[unseen_tests.curve_of])
+            curve = response | {"settings": response["settings"] | {"kind": PREDICTED_CURVE}}
+            methods[PREDICTED_CURVE] = curve | {"learning": True}
+        for name in (name for name in unseen_tests.methods if name in self.methods):
             methods[name] = self._method_spec(group, self.methods[name]) | {"learning": name in learning}
         return methods
 
@@ -714,11 +759,14 @@ class Design:
             "scale": self.params.scale,
             "models": self._models_in_order(),
             "published": file_digest(PUBLISHED),
+            **({"notes": self.left_out} if self.left_out else {}),
             "code": code_digest("paper.tables", f"paper.tables.{table}"),
         }
 
     def _models_in_order(self) -> list[str]:
-        return [model for model in self.params.dynamics.models if model in self.models]
+        return [model for model in self.params.dynamics.models if model in self.models] + [
+            model for model in self.models if model not in self.params.dynamics.models
+        ]
 
     def table_inputs(self, table: str) -> list[str]:
         """Paths of what a table is made from."""
@@ -772,6 +820,8 @@ def make_design(params: Params) -> Design:
         UserError: a local task file or model folder that the plan needs is missing.
     """
     plan = params.plan
+    if isinstance(plan, ReleasedScale):
+        return _design(params, *make_released(params))
     names = sorted({task for scenario in plan.scenarios.values() for task in scenario.train_tasks})
     tested = {task for scenario in plan.scenarios.values() for task in scenario.test_tasks}
     tasks = {task: task_spec(params, task, task in tested) for task in names}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -533,6 +533,23 @@ class ChoicesPlan(Section):
     scores: tuple[AttributionMethod, ...]
 
 
+class ReleasedScale(Section):
+    """The runs of the published data set GPTDynamics, as an import has found them, instead of our own GPTs."""
+
+    source: Literal["released"]
+    folder: str
+    test_offsets: dict[Name, Annotated[int, Field(ge=0)]]
+    unseen_offsets: dict[Name, Annotated[int, Field(ge=0)]] = {}
+    held_out_seeds: dict[Name, tuple[Seed, ...]] = {}
+    held_out: PositiveInt
+    validate_: Annotated[int, Field(ge=1, alias="validate")]
+    # What a plan of own runs has, and this one has not.
+    scenarios: ClassVar[dict[Scenario, ScenarioPlan]] = {}
+    mislabelled: ClassVar[None] = None
+    choices: ClassVar[None] = None
+    seeds: ClassVar[dict[str, Seed]] = {}
+
+
 class Scale(Section):
     """A plan: which runs exist."""
 
@@ -558,10 +575,10 @@ class Params(Section):
     baselines: Baselines
     scores: Scores
     paper: Paper
-    scales: dict[Name, Scale]
+    scales: dict[Name, Annotated[Scale | ReleasedScale, Field(discriminator="source")]]
 
     @property
-    def plan(self) -> Scale:
+    def plan(self) -> Scale | ReleasedScale:
         """The chosen scale's plan."""
         return self.scales[self.scale]
 

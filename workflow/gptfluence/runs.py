@@ -94,6 +94,7 @@ class Group:
 
     Attributes:
         metrics: that are simulated; none in the group of mislabelled data, whose simulator only ranks.
+        tests: how many tests of each task are measured, where that is not all of them; released runs tell.
     """
 
     group: str
@@ -103,6 +104,7 @@ class Group:
     test_tasks: tuple[str, ...]
     metrics: tuple[str, ...]
     runs: tuple[Run, ...]
+    tests: dict[str, int] | None = None
 
     @property
     def repeats(self) -> list[tuple[Run, Run]]:

@@ -342,7 +342,7 @@ def _rows(design: Design, seen: Iterable[_Seen], estimates: dict[str, Estimate])
     for (scenario, model), members in itertools.groupby(ordered, place):
         runs = list(members)
         states = Counter(one.state for one in runs)
-        row = design.params.dynamics.models[model]
+        row = design.machine(model)
         left = [
             (one.share_left * relative_length(design, one.run), estimates[one.run.group])
             for one in runs

@@ -448,7 +448,7 @@ def model_of(wildcards):
         "gang": lambda name: DESIGN.gangs[name].runs[0].model,
     }
     key = next(key for key in names if key in wildcards.keys())
-    return DESIGN.params.dynamics.models[names[key](wildcards[key])]
+    return DESIGN.machine(names[key](wildcards[key]))
 
 
 def memory_of_model(wildcards, attempt):

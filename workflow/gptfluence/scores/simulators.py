@@ -73,12 +73,12 @@ class _Judge(NamedTuple):
 
     Attributes:
         runs: held-out or unseen ones.
-        reference: [steps + 1, tests], the mean curve or a predicted one.
+        reference: [steps + 1, tests], the mean curve or a predicted one; None: there is none, and no skill.
         counts: see `resample_counts`.
     """
 
     runs: GroupData
-    reference: Array
+    reference: Array | None
     counts: Array
 
     def score(self, simulated: Array, half_widths: Array | None, start: int = 1) -> dict[str, Score]:
@@ -89,19 +89,25 @@ class _Judge(NamedTuple):
             half_widths: [levels, runs, steps + 1, tests], if there are intervals.
             start: how many first steps were given and do not count.
         """
-        measured = self.runs.dynamics.values[:, start:]
-        reference = np.broadcast_to(self.reference[start:], measured.shape)
         ends = np.cumsum(self.runs.sizes)
         levels = COVERAGES if half_widths is not None else ()
-        found: dict[str, list[Score]] = {measure: [] for measure in (*MEASURES, *levels)}
+        judged = [measure for measure in MEASURES if measure != "skill" or self.reference is not None]
+        found: dict[str, list[Score]] = {measure: [] for measure in (*judged, *levels)}
         for end, size in zip(ends, self.runs.sizes, strict=True):
             tests = slice(end - size, end)
-            pair = simulated[:, start:, tests], measured[:, :, tests]
-            for measure in MEASURES:
-                against = [reference[:, :, tests]] if measure == "skill" else []
+            measured = self.runs.truth[:, :, tests]
+            on = np.flatnonzero(measures.whole_steps(measured))  # released runs have gaps
+            on = on[on >= start]
+            measured = measured[:, on]
+            pair = simulated[:, :, tests][:, on], measured
+            for measure in judged:
+                against = []
+                if measure == "skill":
+                    against = [np.broadcast_to(self.reference[on, tests], measured.shape)]
                 found[measure].append(getattr(measures, measure)(*pair, *against, self.counts))
             for level, widths in zip(levels, half_widths if half_widths is not None else (), strict=True):
-                found[level].append(measures.coverage(*pair, widths[:, start:, tests], self.counts))
+                found[level].append(measures.coverage(*pair, widths[:, on][:, :, tests], self.counts))
+        measured = self.runs.dynamics.values
         return {measure: measures.average(scores, len(measured)) for measure, scores in found.items()}
 
 
@@ -254,6 +260,8 @@ def _judge_unseen_tests(
     most = min(int((fold[:size] != number).sum()) for number in ranks for size in fitted.sizes)
     numbers = [number for number in settings["tests"] if number <= most]
     found: dict[Key, list[dict[str, Score]]] = {}
+    if PREDICTED_CURVE not in group["unseen_tests"]:  # it takes gradients
+        judges = {setting: judge._replace(reference=None) for setting, judge in judges.items()}
     # What the others' skill is over comes first.
     for name, method in sorted(group["unseen_tests"].items(), key=lambda item: item[0] != PREDICTED_CURVE):
         features = _read_features(group, method)

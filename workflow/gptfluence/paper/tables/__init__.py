@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def write_table(spec: dict[str, Any], outputs: dict[str, Path]) -> None:
     """
     # Found when called, not imported above: a change of one table is none of the others' (see `identity`).
     page: Page = importlib.import_module(f"{__name__}.{spec['table']}").make_page(spec)
+    page = replace(page, notes=[*page.notes, *spec.get("notes", ())])
     markdown = render_markdown(page)
     texts = {"csv": render_csv(page), "md": markdown, "html": render_html(markdown), "tex": render_latex(page)}
     for form, path in outputs.items():
