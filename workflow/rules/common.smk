@@ -220,6 +220,14 @@ def spec_of_judged_choices(wildcards):
     return spec_of_stage("scores_choices")
 
 
+def spec_of_convergence(wildcards):
+    return spec_of_stage("scores_convergence")
+
+
+def spec_of_costs(wildcards):
+    return spec_of_stage("scores_costs")
+
+
 def spec_of_table(wildcards):
     return spec_of_stage(wildcards.table)
 
@@ -427,6 +435,22 @@ def inputs_of_judged_choices(wildcards):
     files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
     files += [group["choices"] for group in groups]
     return inputs_of_stage(files, "scores_choices")
+
+
+def inputs_of_convergence(wildcards):
+    spec = DESIGN.convergence_spec()
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    named = [method["features"] for method in spec["methods"].values()]
+    files += dict.fromkeys(file for file in named if file)
+    return inputs_of_stage(files, "scores_convergence")
+
+
+def inputs_of_costs(wildcards):
+    spec = DESIGN.costs_spec()
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    files += spec["simulators"].values()
+    files += [spec["seconds"]] if spec["seconds"] else []
+    return inputs_of_stage(files, "scores_costs")
 
 
 def inputs_of_table(wildcards):
