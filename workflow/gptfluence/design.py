@@ -645,9 +645,10 @@ class Design:
 
     @cache  # noqa: B019
     def refit_spec(self, group: str, metric: str) -> dict[str, Any]:
-        """For refit_simulators: the methods that have variants or learning curves, or are judged on unseen tests."""
+        """For refit_simulators: baselines, methods with variants or learning curves, or judged on unseen tests."""
         scores = self.params.scores
-        methods = [name for name in self.methods if name in self.params.variants or name in scores.learning.methods]
+        named = {*self.params.baselines.trivial, *self.params.variants, *scores.learning.methods}
+        methods = [name for name in self.methods if name in named]
         splits = ("fit", "validate", "held_out", "unseen")
         return self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits) | {
             "methods": {
@@ -786,7 +787,11 @@ class Design:
     @cache  # noqa: B019
     def costs_spec(self) -> dict[str, Any]:
         """For measure_costs: every simulator of the loss of one group, and what its gradient attribution took."""
-        group = self._shown_group()
+        # If there is one, a group whose attribution was timed.
+        shown = self._shown_group()
+        timed = [group for group in self.attributed_groups() if "loss" in self.groups[group].metrics]
+        mixtures = [group for group in timed if self.groups[group].scenario == "instruction_tuning"]
+        group = shown if shown in timed else next(iter([*mixtures, *timed]), shown)
         return self._group_spec(group, "loss", ("held_out",)) | {
             "simulators": {name: self.simulator_file(group, "loss", name) for name in self.methods},
             "batch": self.groups[group].runs[0].batch,

@@ -47,11 +47,9 @@ def draw(spec: dict[str, Any]) -> Figure:
     path = spec[contents["file"]]
     runs = choose_runs(list_curves(path), contents, spec.get("models", []))
     if not runs:
-        settings = {"seen": "no simulated runs"} | {name: f"no curves of {label}" for name, label in SETTINGS.items()
-                                                    if name != "seen"}  # fmt: skip
         scenarios = " or ".join(SCENARIOS[scenario] for scenario in contents["scenarios"])
         metrics = " or ".join(dict.fromkeys(METRICS[metric] for metric, _ in contents["panels"]))
-        return empty_figure(spec, f"{settings[contents['setting']]} in {scenarios} that measure {metrics}")
+        return empty_figure(spec, f"no simulated runs, {SETTINGS[contents['setting']]}, of {metrics} in {scenarios}")
     loaded = read_trajectories(path, runs)
     panels = choose_panels(contents["panels"], list(loaded))
     examples = contents["examples"] or spec["example_curves"]

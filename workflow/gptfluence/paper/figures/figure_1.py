@@ -52,27 +52,25 @@ def _collect(axes: Axes) -> None:
 
 
 def _fit(axes: Axes) -> None:
-    _box(axes, 0.1, 5.4, 2.9, 1.0, "batch $c_t$")
-    _box(axes, 0.1, 3.9, 2.9, 1.0, "test example $z$")
-    _box(axes, 3.9, 4.65, 1.9, 1.0, "features")
-    for y in (5.9, 4.4):
-        _arrow(axes, (3.0, y), (3.9, 5.15))
-    _box(axes, 6.7, 4.65, 3.1, 1.0, r"$\alpha(c_t, z),\ \beta(c_t, z)$", colour=SIMULATED)
-    _arrow(axes, (5.8, 5.15), (6.7, 5.15))
+    _box(axes, 0.1, 5.5, 3.2, 1.0, "batch $c_t$")
+    _box(axes, 0.1, 3.9, 3.2, 1.0, "test example $z$")
+    for y in (6.0, 4.4):
+        _arrow(axes, (3.4, y), (4.3, 5.2))
+    _box(axes, 4.4, 4.5, 5.4, 1.4, "features and factors:\n" + r"$\alpha(c_t, z)$, $\beta(c_t, z)$", colour=SIMULATED)
     axes.text(5, 2.6, r"$m_t(z) = \alpha\, m_{t-1}(z) + \beta$", ha="center", va="center", fontsize=9)
-    axes.text(5, 1.0, "fitted to the measured curves\nof all runs, by squared errors", ha="center", va="center")
+    axes.text(5, 0.9, "fitted to the measured curves\nof all runs, by squared errors", ha="center", va="center")
 
 
 def _simulate(axes: Axes) -> None:
-    _box(axes, 0.1, 5.4, 2.9, 1.0, "new curriculum")
-    _box(axes, 0.1, 3.9, 2.9, 1.0, "first value $m_0(z)$")
-    _box(axes, 4.0, 4.65, 2.1, 1.0, "simulator", colour=SIMULATED)
-    for y in (5.9, 4.4):
-        _arrow(axes, (3.0, y), (4.0, 5.15))
-    _arrow(axes, (6.1, 5.15), (6.7, 5.15))
-    _curve(axes, 6.8, 4.7, seed=3, colour=SIMULATED, dash=(0, (3, 1)))
-    axes.text(5, 2.6, "step by step, each value from the one before;\nno GPT is trained", ha="center", va="center")
-    axes.text(5, 1.0, "judged against held-out runs,\nbeside their mean curve", ha="center", va="center")
+    _box(axes, 0.1, 5.5, 3.6, 1.0, "new curriculum")
+    _box(axes, 0.1, 3.9, 3.6, 1.0, "first value $m_0(z)$")
+    for y in (6.0, 4.4):
+        _arrow(axes, (3.8, y), (4.4, 5.2))
+    _box(axes, 4.4, 4.7, 2.4, 1.0, "simulator", colour=SIMULATED)
+    _arrow(axes, (6.9, 5.2), (7.4, 5.2))
+    _curve(axes, 7.5, 4.7, seed=3, colour=SIMULATED, dash=(0, (3, 1)), width=2.4)
+    axes.text(5, 2.6, "each value from the one before;\nno GPT is trained", ha="center", va="center")
+    axes.text(5, 0.9, "judged against held-out runs,\nbeside their mean curve", ha="center", va="center")
 
 
 def _box(
@@ -87,8 +85,8 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
     axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": FRAME, "linewidth": 0.8})
 
 
-def _curve(axes: Axes, x: float, y: float, seed: int, colour: str, dash: Any = "-") -> None:
-    """Draw a curve that falls and wavers, 3 wide and 0.9 high: a sign, not a measurement."""
+def _curve(axes: Axes, x: float, y: float, seed: int, colour: str, dash: Any = "-", width: float = 3.0) -> None:
+    """Draw a curve that falls and wavers: a sign, not a measurement."""
     t = np.linspace(0, 1, 40)
     fall = np.exp(-3 * t) + 0.1 * np.sin(9 * t + 2 * seed) * t
-    axes.plot(x + 3 * t, y + 0.05 + 0.8 * fall, color=colour, linewidth=1.1, linestyle=dash)
+    axes.plot(x + width * t, y + 0.05 + 0.8 * fall, color=colour, linewidth=1.1, linestyle=dash)

@@ -78,4 +78,4 @@ def _make_block(ours: Frame, paper: Frame, scale: str) -> Block:
 
 def _column(model: str, task: str) -> str:
     """Return what tells the paper's column apart: a task in fine-tuning, else a model."""
-    return task or model.replace("pythia", "Pythia")
+    return task or model.replace("pythia", "Pythia").replace("m", "M").replace("b", "B")

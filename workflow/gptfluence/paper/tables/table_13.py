@@ -32,19 +32,21 @@ def make_page(spec: dict[str, Any]) -> Page:
     cells = {(row["method"], row["measure"]): row for row in ours}
     printed = {(row["method"], row["measure"]): row["value"] for row in paper}
     lines = []
-    for method in sort_methods(row["method"] for row in ours):
+    for method in sort_methods(row["method"] for row in (*ours, *paper)):
         one_run, all_runs = cells.get((method, "one_run")), cells.get((method, "all_runs"))
         flops, one_test = cells.get((method, "flops")), cells.get((method, "one_test"))
-        lines.append((METHODS.get(method, method), False, (
+        own = (
             _seconds(next((row["value"] for row in (one_run, one_test) if row), None)),
             _seconds(all_runs["value"] if all_runs else None),
             _seconds(all_runs["value"] / (all_runs["runs"] * all_runs["tests"]) if all_runs else None),
             f"{flops['value']:.1e}" if flops else "–",
-        )))  # fmt: skip
+        )
+        if any(cell != "–" for cell in own):
+            lines.append((METHODS.get(method, method), False, own))
         if method in PAPER_METHODS:
-            lines.append((PAPER_METHODS[method], True, (
-                printed[method, "seconds"], "–", "–", printed[method, "flops"],
-            )))  # fmt: skip
+            lines.append(
+                (PAPER_METHODS[method], True, (printed[method, "seconds"], "–", "–", printed[method, "flops"]))
+            )
     runs = max((row["runs"] for row in ours), default=0)
     heads = (
         ("Latency, seconds", "one sample"),
@@ -76,7 +78,7 @@ def _notes(spec: dict[str, Any], ours: Frame) -> list[str]:
     ]
     if any(row["measure"] == "one_test" for row in ours):
         notes.append(
-            "TracIn-CP and Grad-Dot: CPU seconds for the gradients of all training examples and tests, by the number of "
-            "tests: the same gradients serve all steps and runs. The training run that they need is not counted."
+            "TracIn-CP and Grad-Dot: CPU seconds for the gradients of all training examples and tests, by the number "
+            "of tests: the same gradients serve all steps and runs. The training run that they need is not counted."
         )
     return notes

@@ -20,7 +20,9 @@ TITLES = {
 
 SCENARIO = {"table_11": "fine_tuning", "table_12": "instruction_tuning"}
 
-UNSEEN = ("unseen_train", "unseen_test", "unseen_both")
+_UNSEEN = ("unseen_train", "unseen_test", "unseen_both")
+_SETTINGS = (*_UNSEEN, *(f"{ELSEWHERE}{setting}" for setting in ("seen", *_UNSEEN)))
+"""In the order of the lines. On unseen training examples alone `scores` has more methods than `simulators`."""
 
 MODEL = "pythia-410m"
 """The paper's."""
@@ -46,7 +48,7 @@ def make_page(spec: dict[str, Any]) -> Page:
     ours = [row for row in ours if (row["metric"], row["task"]) in pairs]
     lines = [
         (section, label)
-        for section in map(_section, (*UNSEEN, *(f"{ELSEWHERE}{s}" for s in ("seen", *UNSEEN))))
+        for section in map(_section, _SETTINGS)
         for label in dict.fromkeys(
             _label(method, variant)
             for method in sort_methods(row["method"] for row in ours + paper)
@@ -69,8 +71,7 @@ def _read(spec: dict[str, Any], scenario: str) -> Frame:
         for row in read_parquet(spec["scores"]).to_pylist()
         if row["setting"] == "unseen_train" and row["method"] != CEILING and row["value"] is not None
     ]
-    settings = ("unseen_test", "unseen_both", *(f"{ELSEWHERE}{s}" for s in ("seen", *UNSEEN)))
-    judged = [row | {"source": "ours"} for row in read_by_task(spec["simulators"], settings)]
+    judged = [row | {"source": "ours"} for row in read_by_task(spec["simulators"], _SETTINGS[1:])]
     return [row for row in (*simulated, *judged)
             if row["scenario"] == scenario and row["task"] != AVERAGE and row["measure"] in BLOCKS]  # fmt: skip
 
@@ -95,7 +96,8 @@ def _notes(spec: dict[str, Any], table: str, ours: Frame, model: str) -> list[st
     if not ours:
         return [f"Scale {spec['scale']} has no unseen data in {SCENARIOS[SCENARIO[table]]}.", paper]
     folds = read_provenance(spec["simulators"])["simulators"]["folds"]
-    counts = {_section(row["setting"]): row["n_runs"] for row in ours}
+    counts = {_section(setting): max(row["n_runs"] for row in ours if row["setting"] == setting)
+              for setting in _SETTINGS if any(row["setting"] == setting for row in ours)}  # fmt: skip
     notes = [
         f"Scale {spec['scale']}: {SCENARIOS[SCENARIO[table]]}, {model}. Runs: "
         + "; ".join(f"{section}, {n}" for section, n in counts.items()) + ".",
@@ -108,8 +110,8 @@ def _notes(spec: dict[str, Any], table: str, ours: Frame, model: str) -> list[st
     if table == "table_12":
         notes.append(
             "The paper fits on mixtures and judges on runs of single tasks, whose batches are half as large, with "
-            "other learning rates and prompts: that is what its numbers stand beside, below. Where factors are summed over "
-            "the batch (batch sum: the paper's form), half a batch halves them. The mean curve is there that of the "
-            "runs of the single task. Above: runs of the same mixture, where data alone is unseen."
+            "other learning rates and prompts: that is what its numbers stand beside, below. Where factors are summed "
+            "over the batch (batch sum: the paper's form), half a batch halves them. The mean curve is there that of "
+            "the runs of the single task. Above: runs of the same mixture, where data alone is unseen."
         )
     return notes
