@@ -406,14 +406,16 @@ def inputs_of_judged_attribution(wildcards):
 def inputs_of_refits(wildcards):
     key = wildcards.group, wildcards.metric
     spec = DESIGN.refit_spec(*key)
-    methods = spec["methods"].values()
+    elsewhere = spec["elsewhere"]
+    methods = [*spec["methods"].values(), *elsewhere["methods"].values()]
     variants = [variant for m in methods for variant in m["variants"].values()]
     named = [
         method[kind]
         for method in [*methods, *variants, *spec["unseen_tests"].values()]
         for kind in ("features", "table", "kernels")
     ]
-    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    rows = [row for other in (spec, *elsewhere["groups"]) for row in other["runs"]]
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
     files += [file for file in dict.fromkeys(named) if file]
     return inputs(files, DESIGN.refits_file(*key))
 

@@ -87,7 +87,7 @@ def count_products(simulator: Simulator, batch: int) -> int | None:
         return batch * p + factors * (p * q + q)
     if isinstance(simulator, Mlp):
         vectors = batch + 1
-        return vectors * sum(int(w.size) for name, w in simulator.weights.items() if w.ndim > 1)
+        return vectors * sum(int(w.size) for name, w in simulator.weights.items() if name.startswith("weight"))
     if isinstance(simulator, GradientResponse):
         kernels = len(simulator.names)
         return kernels * batch + 2 * simulator.responses.columns
