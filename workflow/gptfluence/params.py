@@ -727,7 +727,8 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
     found += _check_scores(mapping("simulators", "methods"), at("baselines", "trivial"), mapping("scores"), unknown)
     for where in [("scores", "variants"), *of_scales]:
         found += _check_variants(where, mapping(*where), mapping("simulators", "methods"), unknown)
-    trained = {name: {"adam": changed} for name, changed in mapping("scores", "convergence").items()}
+    known = mapping("simulators", "methods").keys()
+    trained = {name: {"adam": changed} for name, changed in mapping("scores", "convergence").items() if name in known}
     found += [
         (("scores", "convergence", *path[3:4], *path[5:]), text)
         for path, text in _check_variants(
@@ -776,6 +777,11 @@ def _check_scores(
             kind = _method_tag(methods.get(name, {"kind": name})) if isinstance(name, str) else None
             if key == "unseen_tests" and kind in KNOW_TESTS_BY_RUNS:
                 found.append((("scores", key, "methods", i), "knows tests by their runs alone; take it out"))
+    convergence = scores.get("convergence")
+    for name in convergence if isinstance(convergence, dict) else ():
+        unknown(("scores", "convergence", name), name, list(methods), "method in simulators.methods")
+        if name in methods and _method_tag(methods[name]) not in ("simfluence", "bilinear"):
+            found.append((("scores", "convergence", name), "cannot be fitted both by Adam and exactly; take it out"))
     if isinstance(unseen_tests, dict):
         responses = [name for name, method in methods.items() if _method_tag(method) == "gradient_response"]
         unknown(("scores", "unseen_tests", "curve_of"), unseen_tests.get("curve_of"), responses,
