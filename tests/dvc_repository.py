@@ -249,8 +249,7 @@ def keep_one_table_and_figure(repository: Repository) -> None:
     path = repository.path("dvc.yaml")
     dvc = yaml.safe_load(path.read_text(encoding="utf-8"))
     stages = dvc["stages"]
-    scores = ("scores_attribution", "scores_simulators", "scores_mislabels", "scores_choices")
-    for name in ("table_attribution", "table_simulators", "table_choices", "figure_attribution", *scores):
+    for name in [name for name in stages if name.startswith(("table_", "tables_", "figure_", "scores_"))]:
         del stages[name]
     stages["tables"]["foreach"] = ["table_1"]
     stages["figures"]["foreach"] = {"figure_6": "scores"}

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from gptfluence.design import FIGURES
 from gptfluence.dynamics.pretrain import make_config, train_tokenizer
 from gptfluence.io import read_parquet, read_provenance
 from gptfluence.simulators.files import load_simulator
@@ -85,18 +86,10 @@ def test_every_artefact_is_there(finished: Path) -> None:
         *COVERAGES,
     }  # fmt: skip
     assert json.loads((finished / "results/scores/metrics.json").read_text())
-    for table in ("1", "2", "3", "4", "attribution", "choices"):
+    for table in (*map(str, range(1, 14)), "attribution", "choices", "simulators"):
         for ending in ("csv", "md", "tex", "html", "provenance.json"):
             assert (finished / f"results/tables/table_{table}.{ending}").stat().st_size > 0
-    for figure in (
-        "figure_2",
-        "figure_6",
-        "figure_7",
-        "figure_10",
-        "figure_11",
-        "figure_attribution",
-        "figure_choices",
-    ):
+    for figure in FIGURES:
         assert (finished / f"results/figures/{figure}.pdf").read_bytes().startswith(b"%PDF")
         assert (finished / f"results/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -198,7 +191,7 @@ def test_changed_setting_reruns_what_depends_on_it(copy: Path) -> None:
     edit(copy, lambda p: p["scores"].update(confidence=0.5))
     edit(copy, lambda p: p["simulators"]["methods"]["simfluence"].update(strengths=[0.1, 10.0]))
     judged = dict.fromkeys(("score_simulations", "judge_attribution", "judge_simulators", "judge_choices"), 1)
-    assert planned(copy) == {**judged, "refit_simulators": 4, "write_table": 7, "write_figure": 7, "all": 1}
+    assert planned(copy) == {**judged, "refit_simulators": 4, "write_table": 10, "write_figure": 30, "all": 1}
     edit(copy, lambda p: p["scores"].update(confidence=0.95))
     assert planned(copy) == {}
 

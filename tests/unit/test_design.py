@@ -12,6 +12,7 @@ import yaml
 from gptfluence.design import Design, make_design
 from gptfluence.errors import UserError
 from gptfluence.io import digest
+from gptfluence.paper.contents import CURVES
 from gptfluence.params import load_params
 
 # The paper's settings of every GPT run: Table 7 (fine-tuning, all Pythia-410M) and Table 5 (instruction tuning).
@@ -425,11 +426,15 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
             if before[stage] != after[stage]
         }
 
-    tables = ("table_1", "table_2", "table_3", "table_4")
-    items = dict.fromkeys((*tables, "figure_2", "figure_6", "figure_10", "figure_11"), 1)
+    tables = ("table_1", "table_2", "table_3", "table_4", "table_11", "table_12")
+    curves = [name for name, contents in CURVES.items() if contents.file == "curves"]
+    items = dict.fromkeys((*tables, "figure_6", *curves), 1)
     judged = dict.fromkeys(("scores_attribution", "table_attribution", "figure_attribution"), 1)
-    # 18 pairs of groups and metrics are judged, each on its own.
-    apart = {"refits": 18} | dict.fromkeys(("scores_simulators", "table_simulators", "figure_simulators"), 1)
+    unseen = [name for name, contents in CURVES.items() if contents.file == "unseen_curves"]
+    variants = ("table_10", "table_11", "table_12", "figure_3", "figure_4", "figure_5")
+    # 18 pairs of groups and metrics are judged, each on its own: their scores, and curves of unseen tests.
+    of_refits = ("scores_simulators", "table_simulators", "figure_simulators", *variants, *unseen)
+    apart = {"refits": 36} | dict.fromkeys(of_refits, 1)
     chosen = dict.fromkeys(("scores_choices", "table_choices", "figure_choices"), 1)
     assert changed_by("paper", "example_curves", value=3) == {"figure_2": 1}
     assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items | judged | apart | chosen

@@ -170,6 +170,11 @@ def test_every_mistake_in_schedules_at_once(raw_params: dict[str, Any], tmp_path
         (("scores", "variants", "gradient_response", "one"), {"momenta": [1.5]}, "less than 1"),
         (("scores", "variants", "gradient_response", "one"), {"kind": "simfluence"}, "add a method instead"),
         (("scores", "variants", "gradient_response", "whole"), {}, "reserved name"),
+        (("scales", "nano", "variants"), {"gptfluenc": {"a": {}}}, "did you mean 'gptfluence'?"),
+        (("scales", "nano", "variants"), {"gptfluence": {"a": {"features": "brt"}}}, "did you mean 'bert'?"),
+        (("scores", "convergence", "mean"), {}, "no method in simulators.methods 'mean'"),
+        (("scores", "convergence", "gptfluence_mlp"), {}, "cannot be fitted both by Adam and exactly"),
+        (("scores", "convergence", "gptfluence", "order"), 0, "greater than 0"),
         (("scores", "learning", "methods"), ["mean_curv"], "did you mean 'mean_curve'?"),
         (("scores", "learning", "runs"), [0], "greater than 0"),
         (("simulators", "methods", "gptfluence", "kind"), "simfluence", "ranks by simulators.methods.gptfluence"),
@@ -184,6 +189,16 @@ def test_mistake_is_named(
     node[path[-1]] = value
     lines = problems(raw_params, tmp_path)
     assert any(message in line and (path[0] in line or "mislabelled" in line) for line in lines[1:]), lines
+
+
+def test_variants_of_a_scale_come_on_top(raw_params: dict[str, Any], root: Path) -> None:
+    raw_params["scales"]["nano"]["variants"] = {"gptfluence": {"bert": {"features": "bert"}}, "simfluence": {}}
+    params = load_params(raw_params, root / "params.yaml")
+    of_all = raw_params["scores"]["variants"]
+    assert params.variants["gptfluence"] == of_all["gptfluence"] | {"bert": {"features": "bert"}}
+    assert params.variants["simfluence"] == of_all["simfluence"]
+    params = load_params(raw_params | {"scale": "real"}, root / "params.yaml")
+    assert params.variants == of_all
 
 
 def test_file_that_is_not_yaml(tmp_path: Path) -> None:

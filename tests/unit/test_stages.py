@@ -74,8 +74,8 @@ def test_plan_names_every_file(design: Design) -> None:
 
 
 def test_stage_of_another_plan_or_name_is_refused(design: Design, tiny_params: dict[str, Any], root: Path) -> None:
-    with pytest.raises(UserError, match="no stage 'figure_3'"):
-        run_stage(design, "figure_3")
+    with pytest.raises(UserError, match="no stage 'figure_31'"):
+        run_stage(design, "figure_31")
     with pytest.raises(UserError, match=r"not the plan of params\.yaml"):
         run_stage(design, "scores")
     write_plan(design)

@@ -49,6 +49,8 @@ COMMANDS = {
     "judge_simulators": "scores.simulators",
     "judge_mislabels": "scores.mislabels",
     "judge_choices": "scores.choices",
+    "judge_convergence": "scores.convergence",
+    "measure_costs": "scores.costs",
     "write_table": "paper.tables",
     "write_figure": "paper.figures",
 }

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from gptfluence.errors import UserError
+from gptfluence.hyperparameters import hyperparameters
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
+from gptfluence.paper.contents import CURVES
 from gptfluence.params import ChoicesPlan, MislabelledPlan, Model, ModelEncoder, Params, ReleasedScale
 from gptfluence.released.runs import ReleasedRun, make_released
 from gptfluence.runs import (
@@ -49,40 +51,60 @@ SCORES_FILES = (SCORES_FILE, CURVES_FILE, "results/scores/metrics.json", "result
 ATTRIBUTION_FILE = "results/scores/attribution.parquet"
 SIMULATORS_FILE = "results/scores/simulators.parquet"
 MISLABELS_FILE = "results/scores/mislabels.parquet"
+UNSEEN_CURVES_FILE = "results/scores/unseen_curves.parquet"
 CHOICES_FILE = "results/scores/choices.parquet"
+CONVERGENCE_FILE = "results/scores/convergence.parquet"
+COSTS_FILE = "results/scores/costs.parquet"
 SCORED = {
     "scores": SCORES_FILE,
     "curves": CURVES_FILE,
     "simulators": SIMULATORS_FILE,
+    "unseen_curves": UNSEEN_CURVES_FILE,
     "attribution": ATTRIBUTION_FILE,
     "mislabels": MISLABELS_FILE,
     "choices": CHOICES_FILE,
+    "convergence": CONVERGENCE_FILE,
+    "costs": COSTS_FILE,
 }
 """Files of the scores, by what tables and figures call them."""
 TABLES = {
     **dict.fromkeys(("table_1", "table_2", "table_3", "table_4"), ("scores",)),
+    **dict.fromkeys(("table_5", "table_6", "table_7", "table_8", "table_9"), ("hyperparameters",)),
+    "table_10": ("simulators", "variants"),
+    **dict.fromkeys(("table_11", "table_12"), ("scores", "simulators")),
+    "table_13": ("costs",),
     "table_attribution": ("attribution", "mislabels"),
     "table_simulators": ("simulators",),
     "table_choices": ("choices",),
 }
-"""Each table, and the files of the scores that it is made from."""
+"""Each table, and what it is made from: files of the scores, and parts of the plan (see `Design.parts`)."""
 TABLE_FORMS = ("csv", "html", "md", "tex")
 FIGURES = {
-    "figure_2": ("curves", "example_curves"),
+    "figure_1": (),
+    **dict.fromkeys(("figure_3", "figure_4", "figure_5"), ("simulators", "variants")),
     "figure_6": ("scores",),
     "figure_7": ("mislabels",),
-    "figure_10": ("curves",),
-    "figure_11": ("curves",),
+    "figure_9": ("convergence",),
+    **{name: (contents.file, "contents", "example_curves") for name, contents in CURVES.items()},
     "figure_attribution": ("attribution", "mislabels"),
     "figure_simulators": ("simulators",),
     "figure_choices": ("choices",),
 }
-"""Each figure, and what it is drawn from: files of the scores, and settings of its own."""
+"""Each figure, and what it is drawn from: files of the scores, and parts of the plan (see `Design.parts`)."""
 FIGURE_FORMS = ("pdf", "png")
+MODULES = {
+    **dict.fromkeys(CURVES, "curves"),
+    **dict.fromkeys(("figure_3", "figure_4"), "ablations"),
+    **dict.fromkeys(("table_5", "table_6", "table_7", "table_8", "table_9"), "hyperparameters"),
+    **dict.fromkeys(("table_11", "table_12"), "unseen"),
+}
+"""The modules of items that share one; others have one of their own name."""
 REPLAYED = ("held_out", "unseen")
 """Splits of the runs that are replayed: those that are simulated."""
 GRADIENT_RESPONSE = "gradient_response"
 """Kind of the simulators that are made of gradient kernels."""
+ANY_LENGTH = ("persistence", "global_ar1", "gptfluence")
+"""Kinds of simulators that can roll out runs of another length and other batches, and tests that they do not know."""
 RANKING_METHOD = "gptfluence"
 """The simulator whose self factors rank examples that may be mislabelled."""
 PUBLISHED = PACKAGE / "paper" / "published.csv"
@@ -176,6 +198,10 @@ class Design:
         """Path of what simulators score that are fitted again: as variants, on fewer runs, without some tests."""
         return f"results/refits/{group}.{metric}.{digest(self.refit_spec(group, metric))}.parquet"
 
+    def refit_curves_file(self, group: str, metric: str) -> str:
+        """Path of what such refits simulate of unseen tests."""
+        return str(Path(self.refits_file(group, metric)).with_suffix(".curves.parquet"))
+
     @cached_property
     def stages(self) -> dict[str, list[str]]:
         """Every file of every stage of dvc.yaml; of tables and figures each one is a stage."""
@@ -205,7 +231,11 @@ class Design:
                 *(self.simulator_file(*key) for key in self.fits()),
                 *(self.simulations_file(*pair) for pair in self.simulation_pairs()),
             ],
-            "refits": [self.refits_file(*pair) for pair in self.simulation_pairs()],
+            "refits": [
+                file
+                for pair in self.simulation_pairs()
+                for file in (self.refits_file(*pair), self.refit_curves_file(*pair))
+            ],
             "mislabels": self._mislabels_files(),
             "choices": [
                 *(self.choices_file(group) for group in self.choice_groups()),
@@ -213,9 +243,11 @@ class Design:
             ],
             "scores": [*SCORES_FILES, provenance_file(SCORES_FILES[0])],
             "scores_attribution": [ATTRIBUTION_FILE, provenance_file(ATTRIBUTION_FILE)],
-            "scores_simulators": [SIMULATORS_FILE, provenance_file(SIMULATORS_FILE)],
+            "scores_simulators": [SIMULATORS_FILE, UNSEEN_CURVES_FILE, provenance_file(SIMULATORS_FILE)],
             "scores_mislabels": [MISLABELS_FILE, provenance_file(MISLABELS_FILE)],
             "scores_choices": [CHOICES_FILE, provenance_file(CHOICES_FILE)],
+            "scores_convergence": [CONVERGENCE_FILE, provenance_file(CONVERGENCE_FILE)],
+            "scores_costs": [COSTS_FILE, provenance_file(COSTS_FILE)],
         }
         for name in TABLES:
             stages[name] = [f"results/tables/{name}.{form}" for form in (*TABLE_FORMS, "provenance.json")]
@@ -548,7 +580,7 @@ class Design:
 
     def _variants_of(self, method: str) -> dict[str, dict[str, Any]]:
         """Return the whole settings of each variant of a method."""
-        changes = self.params.scores.variants.get(method, {})
+        changes = self.params.variants.get(method, {})
         whole = {variant: self.methods[method] | changed for variant, changed in changes.items()}
         return {variant: settings for variant, settings in whole.items() if self._can_fit(settings)}
 
@@ -625,7 +657,8 @@ class Design:
         return {"groups": groups, "files": files, "code": code_digest("scores.score")} | self._bootstrap()
 
     def _bootstrap(self) -> dict[str, Any]:
-        return self.params.scores.model_dump(exclude={"variants", "learning", "unseen_tests", "schedules"})
+        left_out = {"variants", "learning", "unseen_tests", "schedules", "convergence"}
+        return self.params.scores.model_dump(exclude=left_out)
 
     @cache  # noqa: B019
     def judge_attribution_spec(self) -> dict[str, Any]:
@@ -646,9 +679,10 @@ class Design:
 
     @cache  # noqa: B019
     def refit_spec(self, group: str, metric: str) -> dict[str, Any]:
-        """For refit_simulators: the methods that have variants or learning curves, or are judged on unseen tests."""
+        """For refit_simulators: baselines, methods with variants or learning curves, or judged on unseen tests."""
         scores = self.params.scores
-        methods = [name for name in self.methods if name in scores.variants or name in scores.learning.methods]
+        named = {*self.params.baselines.trivial, *self.params.variants, *scores.learning.methods}
+        methods = [name for name in self.methods if name in named]
         splits = ("fit", "validate", "held_out", "unseen")
         return self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits) | {
             "methods": {
@@ -664,6 +698,7 @@ class Design:
             },
             "unseen_tests": self._unseen_tests_spec(group),
             "schedules": self._schedules_spec(group) if metric == "loss" else {},
+            "elsewhere": self._elsewhere_spec(group, metric),
             "judging": self._judging(),
             "code": code_digest("scores.simulators"),
         }
@@ -676,8 +711,47 @@ class Design:
     @cache  # noqa: B019
     def judge_simulators_spec(self) -> dict[str, Any]:
         """For judge_simulators."""
-        code = code_digest("scores.simulators")
-        return {"refits": self.stages["refits"], "judging": self._judging(), "code": code}
+        return {
+            "refits": [self.refits_file(*pair) for pair in self.simulation_pairs()],
+            "curves": [self.refit_curves_file(*pair) for pair in self.simulation_pairs()],
+            "judging": self._judging(),
+            "code": code_digest("scores.simulators"),
+        }
+
+    def _elsewhere_spec(self, group: str, metric: str) -> dict[str, Any]:
+        """Return the runs of single tasks that simulators of a mixture are judged on, and which simulators."""
+        own = self.groups[group]
+        tasks = [task for task in own.test_tasks if metric in self.params.metrics(task)]
+        others = [
+            other
+            for other in self.groups.values()
+            if own.scenario == "instruction_tuning" and other.scenario == "fine_tuning" and other.model == own.model
+            if metric in other.metrics and other.test_tasks[0] in tasks and len(other.test_tasks) == 1
+        ]
+        unseen_tests = self.params.scores.unseen_tests
+        return {
+            "groups": [
+                {
+                    "group": other.group,
+                    "task": other.test_tasks[0],
+                    "runs": self._group_spec(other.group, metric, ("fit", "held_out", "unseen"))["runs"],
+                }
+                for other in others
+            ],
+            "methods": {
+                name: self._method_spec(group, self.methods[name])
+                | {
+                    "variants": {
+                        variant: self._method_spec(group, settings)
+                        for variant, settings in self._variants_of(name).items()
+                        if variant in unseen_tests.elsewhere_variants
+                    }
+                }
+                # Others are made of curves, or of steps, of the length of their own runs.
+                for name in unseen_tests.methods
+                if others and name in self.methods and self.methods[name]["kind"] in ANY_LENGTH
+            },
+        }
 
     def _unseen_tests_spec(self, group: str) -> dict[str, Any]:
         """Return the methods that are judged on unseen tests, behind the curve that is all one knows there."""
@@ -743,24 +817,68 @@ class Design:
         }  # fmt: skip
         return {"groups": groups, "confidence": self.params.scores.confidence, "code": code_digest("scores.choices")}
 
+    @cache  # noqa: B019
+    def convergence_spec(self) -> dict[str, Any]:
+        """For judge_convergence: methods that are trained by Adam, on the loss of one group."""
+        settings = self.params.scores.convergence
+        group = self._shown_group()
+        methods = {
+            name: self._method_spec(group, self.methods[name] | changed) for name, changed in settings.items()
+        }  # fmt: skip
+        trivial = {name: self._method_spec(group, self.methods[name]) for name in self.params.baselines.trivial}
+        return self._group_spec(group, "loss", ("fit", "validate")) | {
+            "methods": methods,
+            "trivial": trivial,
+            "code": code_digest("scores.convergence"),
+        }
+
+    @cache  # noqa: B019
+    def costs_spec(self) -> dict[str, Any]:
+        """For measure_costs: every simulator of the loss of one group, and what its gradient attribution took."""
+        # If there is one, a group whose attribution was timed.
+        shown = self._shown_group()
+        timed = [group for group in self.attributed_groups() if "loss" in self.groups[group].metrics]
+        mixtures = [group for group in timed if self.groups[group].scenario == "instruction_tuning"]
+        group = shown if shown in timed else next(iter([*mixtures, *timed]), shown)
+        return self._group_spec(group, "loss", ("held_out",)) | {
+            "simulators": {name: self.simulator_file(group, "loss", name) for name in self.methods},
+            "batch": self.groups[group].runs[0].batch,
+            "seconds": self.seconds_file(group) if group in self.attributed_groups() else None,
+            "code": code_digest("scores.costs"),
+        }
+
+    def _shown_group(self) -> str:
+        """Return the group whose fits and costs are shown: a mixture (of the paper's model, else the middle one)."""
+        groups = [group for group in self.groups.values() if "loss" in group.metrics]
+        scenario = next(s for s in ("instruction_tuning", "fine_tuning") if any(g.scenario == s for g in groups))
+        found = [group for group in groups if group.scenario == scenario]
+        models = [model for model in self._models_in_order() if any(group.model == model for group in found)]
+        model = "pythia-410m" if "pythia-410m" in models else models[(len(models) - 1) // 2]
+        return next(group.group for group in found if group.model == model)
+
     def _scored(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Return the files of the scores that something is made from, and the digest of what made them."""
         made_by = {"scores": self.score_spec, "curves": self.score_spec,
                    "attribution": self.judge_attribution_spec, "simulators": self.judge_simulators_spec,
-                   "mislabels": self.judge_mislabels_spec, "choices": self.judge_choices_spec}  # fmt: skip
+                   "unseen_curves": self.judge_simulators_spec,
+                   "mislabels": self.judge_mislabels_spec, "choices": self.judge_choices_spec,
+                   "convergence": self.convergence_spec, "costs": self.costs_spec}  # fmt: skip
         files = {name: SCORED[name] for name in names if name in SCORED}
         return files | {"scored": digest([made_by[name]() for name in files])}
 
     def table_spec(self, table: str) -> dict[str, Any]:
         """For write_table."""
+        package, module = item_modules(table)
         return {
             "table": table,
+            "module": module.removeprefix(f"{package}."),
             **self._scored(TABLES[table]),
+            **self.parts(table, TABLES[table]),
             "scale": self.params.scale,
             "models": self._models_in_order(),
             "published": file_digest(PUBLISHED),
             **({"notes": self.left_out} if self.left_out else {}),
-            "code": code_digest("paper.tables", f"paper.tables.{table}"),
+            "code": code_digest(package, module),
         }
 
     def _models_in_order(self) -> list[str]:
@@ -770,7 +888,7 @@ class Design:
 
     def table_inputs(self, table: str) -> list[str]:
         """Paths of what a table is made from."""
-        return [SCORED[name] for name in TABLES[table]]
+        return [SCORED[name] for name in TABLES[table] if name in SCORED]
 
     def figure_inputs(self, figure: str) -> list[str]:
         """Paths of what a figure is drawn from."""
@@ -778,16 +896,34 @@ class Design:
 
     def figure_spec(self, figure: str) -> dict[str, Any]:
         """For write_figure."""
-        settings = self.params.paper.model_dump()
+        package, module = item_modules(figure)
         return {
             "figure": figure,
+            "module": module.removeprefix(f"{package}."),
             **self._scored(FIGURES[figure]),
-            **{name: settings[name] for name in FIGURES[figure] if name in settings},
+            **self.parts(figure, FIGURES[figure]),
             "models": self._models_in_order(),
             "width_in": self.params.paper.figure_width_in,
             "scale": self.params.scale,
-            "code": code_digest("paper.figures", f"paper.figures.{figure}"),
+            "code": code_digest(package, module),
         }
+
+    def parts(self, item: str, names: tuple[str, ...]) -> dict[str, Any]:
+        """Return the parts of the plan that a table or figure shows, by name.
+
+        contents: which curves; example_curves: how many, where the contents leave that open; variants: those of each
+        method, as in params.yaml; hyperparameters: see `hyperparameters`.
+        """
+        parts: dict[str, Any] = {}
+        if "contents" in names:
+            parts["contents"] = dataclasses.asdict(CURVES[item]) | {"file": CURVES[item].file}
+            if CURVES[item].examples is None:
+                parts["example_curves"] = self.params.paper.example_curves
+        if "variants" in names:
+            parts["variants"] = self.params.variants
+        if "hyperparameters" in names:
+            parts["hyperparameters"] = hyperparameters(self.params, list(self.groups.values()), item)
+        return parts
 
     def plain_specs(self) -> dict[str, dict[str, Any]]:
         """Return the spec of every job whose output has a plain name, by its stage."""
@@ -798,6 +934,8 @@ class Design:
             "scores_simulators": self.judge_simulators_spec(),
             "scores_mislabels": self.judge_mislabels_spec(),
             "scores_choices": self.judge_choices_spec(),
+            "scores_convergence": self.convergence_spec(),
+            "scores_costs": self.costs_spec(),
         }
         return judged | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
 
@@ -806,6 +944,12 @@ def _run_spec(run: Run, split: str) -> dict[str, Any]:
     """Return what is read of a run; `split`: what it serves for."""
     keys = ("run_id", "learning_rate", "schedule", "warmup", "hash", "shard", "curriculum")
     return {key: getattr(run, key) for key in keys} | {"split": split}
+
+
+def item_modules(item: str) -> tuple[str, str]:
+    """Return the modules that make a table or figure: the package's own, and what draws or lays out this one."""
+    package = f"paper.{item.partition('_')[0]}s"
+    return package, f"{package}.{MODULES.get(item, item)}"
 
 
 def provenance_file(output: str) -> str:

@@ -410,6 +410,7 @@ class UnseenTests(Section):
     methods: tuple[str, ...]
     curve_of: str
     folds: Annotated[int, Field(ge=2)]
+    elsewhere_variants: tuple[str, ...] = ()
 
 
 POOLED = ("bilinear", "gradient_response")
@@ -429,6 +430,7 @@ class Scores(Section):
     learning: Learning
     unseen_tests: UnseenTests
     schedules: PooledFits
+    convergence: dict[MethodName, dict[str, Any]]
     bootstrap_samples: PositiveInt
     bootstrap_seed: Seed
     confidence: Annotated[float, Field(gt=0, lt=1)]
@@ -561,6 +563,7 @@ class Scale(Section):
     mislabelled: MislabelledPlan | None = None
     choices: ChoicesPlan | None = None
     seeds: dict[str, Seed] = {}
+    variants: dict[MethodName, dict[MethodName, dict[str, Any]]] = {}
 
 
 class Params(Section):
@@ -581,6 +584,12 @@ class Params(Section):
     def plan(self) -> Scale | ReleasedScale:
         """The chosen scale's plan."""
         return self.scales[self.scale]
+
+    @property
+    def variants(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What is changed in each variant of a method: those of all scales, and behind them those of the chosen one."""
+        of_all, own = self.scores.variants, self.plan.variants
+        return {name: of_all.get(name, {}) | own.get(name, {}) for name in {**of_all, **own}}
 
     def metrics(self, task: str) -> tuple[Metric, ...]:
         """The metrics recorded on a task's test examples."""
@@ -756,9 +765,11 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
     for name in {"text", "gradients"} & encoders.keys():
         found.append((("simulators", "encoders", name), "is a reserved name; choose another"))
     read = {("simulators", "methods", name): method for name, method in mapping("simulators", "methods").items()}
-    for name, variants in mapping("scores", "variants").items():
-        for variant, changed in variants.items() if isinstance(variants, dict) else ():
-            read["scores", "variants", name, variant] = changed
+    of_scales = [("scales", scale, "variants") for scale in scales if mapping("scales", scale, "variants")]
+    for where in [("scores", "variants"), *of_scales]:
+        for name, variants in mapping(*where).items():
+            for variant, changed in variants.items() if isinstance(variants, dict) else ():
+                read[*where, name, variant] = changed
     for here, method in read.items():
         if isinstance(method, dict):
             choices = ["text", "gradients", *encoders]
@@ -770,6 +781,16 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
                     [m for m in scored if isinstance(m, str)] if isinstance(scored, list) else [],
                     "method in attribution.methods")  # fmt: skip
     found += _check_scores(mapping("simulators", "methods"), at("baselines", "trivial"), mapping("scores"), unknown)
+    for where in [("scores", "variants"), *of_scales]:
+        found += _check_variants(where, mapping(*where), mapping("simulators", "methods"), unknown)
+    known = mapping("simulators", "methods").keys()
+    trained = {name: {"adam": changed} for name, changed in mapping("scores", "convergence").items() if name in known}
+    found += [
+        (("scores", "convergence", *path[3:4], *path[5:]), text)
+        for path, text in _check_variants(
+            ("scores", "convergence", ""), trained, mapping("simulators", "methods"), unknown
+        )
+    ]
     for name in mapping("tasks", "hub"):
         unknown(("tasks", "hub", name), name, list(HUB_TASKS), "task")
     for scale, plan in scales.items():
@@ -802,9 +823,49 @@ def _check_scores(
     methods: dict[str, Any], trivial: Any, scores: dict[str, Any], unknown: Any
 ) -> list[tuple[tuple[str | int, ...], str]]:
     found: list[tuple[tuple[str | int, ...], str]] = []
-    variants, learning = scores.get("variants"), scores.get("learning")
-    for name, of_method in variants.items() if isinstance(variants, dict) else ():
-        here = ("scores", "variants", name)
+    learning = scores.get("learning")
+    unseen_tests = scores.get("unseen_tests")
+    for key, section in {"learning": learning, "unseen_tests": unseen_tests}.items():
+        named = section.get("methods") if isinstance(section, dict) else None
+        for i, name in enumerate(named if isinstance(named, list) else ()):
+            choices = [*(trivial if isinstance(trivial, list) else []), *methods]
+            unknown(("scores", key, "methods", i), name, choices, "method in baselines.trivial or simulators.methods")
+            kind = _method_tag(methods.get(name, {"kind": name})) if isinstance(name, str) else None
+            if key == "unseen_tests" and kind in KNOW_TESTS_BY_RUNS:
+                found.append((("scores", key, "methods", i), "knows tests by their runs alone; take it out"))
+    convergence = scores.get("convergence")
+    for name in convergence if isinstance(convergence, dict) else ():
+        unknown(("scores", "convergence", name), name, list(methods), "method in simulators.methods")
+        if name in methods and _method_tag(methods[name]) not in ("simfluence", "bilinear"):
+            found.append((("scores", "convergence", name), "cannot be fitted both by Adam and exactly; take it out"))
+    pooled = scores.get("schedules")
+    named = pooled.get("methods") if isinstance(pooled, dict) else None
+    for i, name in enumerate(named if isinstance(named, list) else ()):
+        here = ("scores", "schedules", "methods", i)
+        unknown(here, name, list(methods), "method in simulators.methods")
+        method = methods.get(name) if isinstance(name, str) else None
+        plain = isinstance(method, dict) and method.get("interval", 1) == 1 and method.get("tasks") != "each"
+        if isinstance(method, dict) and not (plain and _method_tag(method) in POOLED):
+            found.append((here, "is of a kind that cannot be fitted on several schedules at once; take it out"))
+    if isinstance(unseen_tests, dict):
+        responses = [name for name, method in methods.items() if _method_tag(method) == "gradient_response"]
+        unknown(("scores", "unseen_tests", "curve_of"), unseen_tests.get("curve_of"), responses,
+                "method of kind gradient_response in simulators.methods")  # fmt: skip
+    return found
+
+
+def _check_variants(
+    section: tuple[str, ...], variants: dict[str, Any], methods: dict[str, Any], unknown: Any
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """Check settings that replace those of methods.
+
+    Args:
+        section: where they stand.
+        variants: by method and variant.
+    """
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    for name, of_method in variants.items():
+        here = (*section, name)
         unknown(here, name, list(methods), "method in simulators.methods")
         for variant, changed in of_method.items() if isinstance(of_method, dict) else ():
             if variant == WHOLE:
@@ -822,28 +883,6 @@ def _check_scores(
                     path, text = _explain(entry | {"loc": (*where, *entry["loc"])}, whole)
                     if set(path[3:4]) & changed.keys():  # what is wrong with the method itself is said of it
                         found.append(((*here, variant, *path[3:]), text))
-    unseen_tests = scores.get("unseen_tests")
-    for key, section in {"learning": learning, "unseen_tests": unseen_tests}.items():
-        named = section.get("methods") if isinstance(section, dict) else None
-        for i, name in enumerate(named if isinstance(named, list) else ()):
-            choices = [*(trivial if isinstance(trivial, list) else []), *methods]
-            unknown(("scores", key, "methods", i), name, choices, "method in baselines.trivial or simulators.methods")
-            kind = _method_tag(methods.get(name, {"kind": name})) if isinstance(name, str) else None
-            if key == "unseen_tests" and kind in KNOW_TESTS_BY_RUNS:
-                found.append((("scores", key, "methods", i), "knows tests by their runs alone; take it out"))
-    pooled = scores.get("schedules")
-    named = pooled.get("methods") if isinstance(pooled, dict) else None
-    for i, name in enumerate(named if isinstance(named, list) else ()):
-        here = ("scores", "schedules", "methods", i)
-        unknown(here, name, list(methods), "method in simulators.methods")
-        method = methods.get(name) if isinstance(name, str) else None
-        plain = isinstance(method, dict) and method.get("interval", 1) == 1 and method.get("tasks") != "each"
-        if isinstance(method, dict) and not (plain and _method_tag(method) in POOLED):
-            found.append((here, "is of a kind that cannot be fitted on several schedules at once; take it out"))
-    if isinstance(unseen_tests, dict):
-        responses = [name for name, method in methods.items() if _method_tag(method) == "gradient_response"]
-        unknown(("scores", "unseen_tests", "curve_of"), unseen_tests.get("curve_of"), responses,
-                "method of kind gradient_response in simulators.methods")  # fmt: skip
     return found
 
 

@@ -36,6 +36,8 @@ _RULES = {
     "scores_simulators": ("judge_simulators",),
     "scores_mislabels": ("judge_mislabels",),
     "scores_choices": ("judge_choices",),
+    "scores_convergence": ("judge_convergence",),
+    "scores_costs": ("measure_costs",),
     **{table: ("write_table",) for table in TABLES},
     **{figure: ("write_figure",) for figure in FIGURES},
 }

@@ -220,6 +220,14 @@ def spec_of_judged_choices(wildcards):
     return spec_of_stage("scores_choices")
 
 
+def spec_of_convergence(wildcards):
+    return spec_of_stage("scores_convergence")
+
+
+def spec_of_costs(wildcards):
+    return spec_of_stage("scores_costs")
+
+
 def spec_of_table(wildcards):
     return spec_of_stage(wildcards.table)
 
@@ -398,7 +406,8 @@ def inputs_of_judged_attribution(wildcards):
 def inputs_of_refits(wildcards):
     key = wildcards.group, wildcards.metric
     spec = DESIGN.refit_spec(*key)
-    methods = spec["methods"].values()
+    elsewhere = spec["elsewhere"]
+    methods = [*spec["methods"].values(), *elsewhere["methods"].values()]
     variants = [variant for m in methods for variant in m["variants"].values()]
     scheduled = spec["schedules"] or {"runs": {}, "methods": {}}
     pooled = scheduled["methods"].values()
@@ -407,8 +416,9 @@ def inputs_of_refits(wildcards):
         for method in [*methods, *variants, *spec["unseen_tests"].values(), *pooled]
         for kind in ("features", "table", "kernels")
     ]
-    rows = [row for rows in scheduled["runs"].values() for row in rows]
-    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"] + rows])
+    rows = [row for other in (spec, *elsewhere["groups"]) for row in other["runs"]]
+    rows += [row for runs in scheduled["runs"].values() for row in runs]
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
     files += [file for file in dict.fromkeys(named) if file]
     return inputs(files, DESIGN.refits_file(*key))
 
@@ -430,6 +440,22 @@ def inputs_of_judged_choices(wildcards):
     files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
     files += [group["choices"] for group in groups]
     return inputs_of_stage(files, "scores_choices")
+
+
+def inputs_of_convergence(wildcards):
+    spec = DESIGN.convergence_spec()
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    named = [method["features"] for method in spec["methods"].values()]
+    files += dict.fromkeys(file for file in named if file)
+    return inputs_of_stage(files, "scores_convergence")
+
+
+def inputs_of_costs(wildcards):
+    spec = DESIGN.costs_spec()
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    files += spec["simulators"].values()
+    files += [spec["seconds"]] if spec["seconds"] else []
+    return inputs_of_stage(files, "scores_costs")
 
 
 def inputs_of_table(wildcards):

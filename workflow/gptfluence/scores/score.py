@@ -50,7 +50,8 @@ def score_simulations(
         scores_output: Parquet, one row for each (scenario, model, task, metric, method, setting, measure). A row
             whose task is `average` is the unweighted mean over the tasks, where all of them have a value. Where runs
             are repeated, the method `scores.words.CEILING` is one that knows all but what is sampled.
-        curves_output: Parquet, the trajectories of each group's first held-out run (by name); see `scores.curves`.
+        curves_output: Parquet, the trajectories of each group's first held-out run and first unseen run (by name); see
+            `scores.curves`.
         metrics_output: JSON {scenario: {model: {metric: {method: {measure: average over tasks}}}}}, seen runs only.
         summary_output: CSV, the same numbers, a line for each (scenario, model, metric, method), named by these.
 
@@ -71,12 +72,10 @@ def score_simulations(
                 f"{file['path']}: does not hold the runs of {file['group']} (differing: {', '.join(odd[:3])}). "
                 "Delete it and run snakemake again."
             )
-        seen = [run for run in simulations.runs if group["runs"][run] == "seen"]
-        if seen:
-            shown = ExampleRun(group["scenario"], group["model"], file["group"], file["metric"], seen[0])
-            curves[shown] = simulations.single(seen[0])
         for setting in sorted(set(group["runs"].values())):
             members = [run for run in simulations.runs if group["runs"][run] == setting]
+            shown = ExampleRun(group["scenario"], group["model"], file["group"], file["metric"], setting, members[0])
+            curves[shown] = simulations.single(members[0])
             # Runs of one group share their draws over tasks, metrics and methods, so that those can be compared and
             # averaged; runs of different groups are independent.
             seed = [spec["bootstrap_seed"], int(digest([file["group"], setting]), 16)]

@@ -14,7 +14,7 @@ from made_up_apart import GROUPS, make_apart, write_apart
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     outputs = {form: folder / f"table_simulators.{form}" for form in ("csv", "html", "md", "tex")}
-    spec = {"table": "table_simulators", "scale": "nano", "models": ["small", "a-large"]}
+    spec = {"module": "table_simulators", "scale": "nano", "models": ["small", "a-large"]}
     write_table(spec | {"simulators": write_apart(folder / "simulators.parquet", rows)}, outputs)
     return {form: path.read_text(encoding="utf-8") for form, path in outputs.items()}
 

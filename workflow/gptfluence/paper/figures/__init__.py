@@ -38,14 +38,15 @@ def write_figure(spec: dict[str, Any], outputs: dict[str, Path]) -> None:
     """Draw one figure.
 
     Args:
-        spec: figure (a module of this package), width_in (inches), scale, and what that module's `draw` reads.
+        spec: module (of this package), figure (which of those that it draws), width_in (inches), scale, and what that
+            module's `draw` reads.
         outputs: paths by form: pdf, png.
 
     Raises:
         UserError: a file is missing or damaged.
     """
     # Found when called, not imported above: a change of one figure is none of the others' (see `identity`).
-    module = importlib.import_module(f"{__name__}.{spec['figure']}")
+    module = importlib.import_module(f"{__name__}.{spec['module']}")
     with matplotlib.rc_context(_RC):
         figure = module.draw(spec)
         # Nothing that changes from day to day or from one version of matplotlib to the next.

@@ -30,7 +30,7 @@ def render_markdown(page: Page) -> str:
     for block in page.blocks:
         grouped = len({group for group, _ in block.columns}) > 1
         heads = [f"{group} {name}".strip() if grouped else name for group, name in block.columns]
-        rows = [[block.sections, "Method", *heads], ["---", "---", *["---:" for _ in heads]]]
+        rows = [[block.sections, block.rows, *heads], ["---", "---", *["---:" for _ in heads]]]
         for line in block.lines:
             mark = "*" if line.paper else ""
             cells = [f"**{c}**" if bold else c for c, bold in zip(line.cells, line.bold, strict=True)]
