@@ -18,7 +18,7 @@ from gptfluence.hyperparameters import hyperparameters
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
 from gptfluence.paper.contents import CURVES
-from gptfluence.params import ChoicesPlan, MislabelledPlan, ModelEncoder, Params
+from gptfluence.params import ChoicesPlan, MislabelledPlan, ModelEncoder, Params, replaced
 from gptfluence.runs import (
     DERIVED,
     SAMPLED,
@@ -538,7 +538,7 @@ class Design:
     def _variants_of(self, method: str) -> dict[str, dict[str, Any]]:
         """Return the whole settings of each variant of a method."""
         changes = self.params.variants.get(method, {})
-        return {variant: self.methods[method] | changed for variant, changed in changes.items()}
+        return {variant: replaced(self.methods[method], changed) for variant, changed in changes.items()}
 
     @cache  # noqa: B019
     def simulation_pairs(self) -> list[tuple[str, str]]:
@@ -668,6 +668,11 @@ class Design:
             "code": code_digest("scores.simulators"),
         }
 
+    def _judging(self) -> dict[str, Any]:
+        scores = self.params.scores
+        folds = {"folds": scores.unseen_tests.folds}
+        return scores.learning.model_dump(exclude={"methods"}) | folds | self._bootstrap()
+
     @cache  # noqa: B019
     def judge_simulators_spec(self) -> dict[str, Any]:
         """For judge_simulators."""
@@ -677,12 +682,6 @@ class Design:
             "judging": self._judging(),
             "code": code_digest("scores.simulators"),
         }
-
-    def _judging(self) -> dict[str, Any]:
-        """Return how refitted simulators are judged."""
-        scores = self.params.scores
-        settings = scores.learning.model_dump(exclude={"methods"}) | {"folds": scores.unseen_tests.folds}
-        return settings | self._bootstrap()
 
     def _elsewhere_spec(self, group: str, metric: str) -> dict[str, Any]:
         """Return the runs of single tasks that simulators of a mixture are judged on, and which simulators."""
@@ -775,7 +774,7 @@ class Design:
         settings = self.params.scores.convergence
         group = self._shown_group()
         methods = {
-            name: self._method_spec(group, self.methods[name] | changed) for name, changed in settings.items()
+            name: self._method_spec(group, replaced(self.methods[name], changed)) for name, changed in settings.items()
         }  # fmt: skip
         trivial = {name: self._method_spec(group, self.methods[name]) for name in self.params.baselines.trivial}
         return self._group_spec(group, "loss", ("fit", "validate")) | {

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from gptfluence.errors import UserError
+from gptfluence.io import read_provenance
 from gptfluence.scores import measures
 from gptfluence.scores.curves import list_curves, read_curves
 from gptfluence.scores.simulators import SCHEMA, judge_simulators, refit_simulators
@@ -177,6 +178,7 @@ def test_all_groups_stand_in_one_table(spec: dict[str, Any], judged: Path, rows:
     curves = [str(judged / "unseen_curves.parquet")]
     files = {"refits": [str(path), str(path)], "curves": curves, "judging": spec["judging"]}
     judge_simulators(files, tmp_path / "all.parquet", tmp_path / "curves.parquet")
+    assert read_provenance(tmp_path / "all.parquet")["simulators"] == spec["judging"]
     assert pq.read_table(tmp_path / "all.parquet").to_pylist() == 2 * pq.read_table(path).to_pylist()
 
 
