@@ -444,16 +444,17 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     strengths = changed_by("simulators", "methods", "gptfluence", "strengths", value=[1.0])
     corrected = {"scores_mislabels", "table_attribution", "figure_attribution", "figure_7"}
     assert strengths.pop("mislabels") > 100 and strengths.pop("choices") > 100
-    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | items | apart | chosen | dict.fromkeys(
-        corrected, 1
-    )
+    timed = dict.fromkeys(("scores_costs", "table_13"), 1)
+    fits = dict.fromkeys(("table_6", "table_8"), 1)  # convergence has strengths of its own
+    known = items | apart | chosen | timed | fits
+    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | known | dict.fromkeys(corrected, 1)
     # Kernels and sketches of gradients: what is made of them, and no run.
     damping = changed_by("attribution", "damping", value=0.2)
     made = {"features", "attribution", "simulators", "scores", "choices"}
-    assert damping.keys() == made | (items | judged | apart | chosen).keys()
+    assert damping.keys() == made | (items | judged | apart | chosen | timed).keys()
     kernels = changed_by("attribution", "kernel_checkpoints", value=7)
     assert kernels.pop("choices") > 100
-    assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart | chosen
+    assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart | chosen | timed
     runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=4)
     assert runs["curricula"] == 5 and runs["dynamics"] == 5 + 5  # a shard and a gang's manifest each
     assert runs["simulators"] == 5 + 4 and "tasks" not in runs
@@ -466,7 +467,8 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     # A held-out run with another seed: its curriculum, shard and manifest, and no fit.
     seed = changed_by("scales", "nano", "seeds", value={"fine_tuning-nano-0.2m-sst2-13": 99})
     one = {"dynamics": 2} | dict.fromkeys(("curricula", "attribution", "simulators", "scores"), 1)
-    assert seed == one | items | apart | {"refits": 1}
+    # Scores and curves of its own refits, and of those of the mixture that are judged on this task, too.
+    assert seed == one | items | apart | {"refits": 4}
     assert changed_by("dynamics", "checkpoint_minutes", value=1) == {}
 
 

@@ -33,8 +33,12 @@ def test_the_papers_plan_has_the_papers_settings(raw_params: dict[str, Any], roo
 def test_fits_are_described_as_they_are_set(raw_params: dict[str, Any], root: Path) -> None:
     raw_params["simulators"]["methods"]["gptfluence"]["strengths"] = [0.5, 8.0]
     raw_params["scores"]["variants"]["gptfluence"]["adam"]["adam"] |= {"batch": 128, "seed": 7}
+    raw_params["scores"]["variants"]["gptfluence"]["batch_sum"]["strengths"] = ["1.0e4"]  # YAML's numbers have a sign
     ours = design_of(raw_params, root, "nano").table_spec("table_6")["hyperparameters"]
     assert set(ours) == {"gptfluence", "gptfluence, adam", "gptfluence_gradients", "gptfluence_mlp"}
+    refit = design_of(raw_params, root, "nano").refit_spec("fine_tuning-nano-0.2m-rte", "loss")
+    (strength,) = refit["methods"]["gptfluence"]["variants"]["batch_sum"]["settings"]["strengths"]
+    assert strength == 1e4 and isinstance(strength, float)
     assert ours["gptfluence"]["Optimizer"] == "exact solution"
     assert ours["gptfluence"]["L2 regularization lambda"] == "chosen of 0.5 to 8"
     trained = ours["gptfluence, adam"]

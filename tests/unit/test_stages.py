@@ -26,7 +26,7 @@ def dvc_stages(root: Path) -> dict[str, dict[str, Any]]:
     """Return the stages of dvc.yaml by the names that `gptfluence stage` knows, templates filled in."""
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     found = {name: stage for name, stage in stages.items() if "do" not in stage}
-    for stage in (stages["tables"], stages["figures"]):
+    for stage in (stage for stage in stages.values() if "do" in stage):
         items = stage["foreach"]
         for key in items:
             value = items[key] if isinstance(items, dict) else key

@@ -18,7 +18,7 @@ from gptfluence.hyperparameters import hyperparameters
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
 from gptfluence.paper.contents import CURVES
-from gptfluence.params import ChoicesPlan, MislabelledPlan, Model, ModelEncoder, Params, ReleasedScale
+from gptfluence.params import ChoicesPlan, MislabelledPlan, Model, ModelEncoder, Params, ReleasedScale, replaced
 from gptfluence.released.runs import ReleasedRun, make_released
 from gptfluence.runs import (
     DERIVED,
@@ -581,7 +581,7 @@ class Design:
     def _variants_of(self, method: str) -> dict[str, dict[str, Any]]:
         """Return the whole settings of each variant of a method."""
         changes = self.params.variants.get(method, {})
-        whole = {variant: self.methods[method] | changed for variant, changed in changes.items()}
+        whole = {variant: replaced(self.methods[method], changed) for variant, changed in changes.items()}
         return {variant: settings for variant, settings in whole.items() if self._can_fit(settings)}
 
     @cache  # noqa: B019
@@ -823,7 +823,7 @@ class Design:
         settings = self.params.scores.convergence
         group = self._shown_group()
         methods = {
-            name: self._method_spec(group, self.methods[name] | changed) for name, changed in settings.items()
+            name: self._method_spec(group, replaced(self.methods[name], changed)) for name, changed in settings.items()
         }  # fmt: skip
         trivial = {name: self._method_spec(group, self.methods[name]) for name in self.params.baselines.trivial}
         return self._group_spec(group, "loss", ("fit", "validate")) | {

@@ -598,6 +598,11 @@ class Params(Section):
         return ("loss", "bleu", "rouge_l") if task in ("webnlg", "wmt16_de_en") else ("loss",)
 
 
+def replaced(method: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """Return the whole settings of a method, some of which are replaced, in the types that they are to have."""
+    return TypeAdapter(Method).validate_python(method | changed).model_dump()
+
+
 def setting(value: T | dict[str, T], *names: str) -> T:
     """Resolve a setting that may be a mapping: the first of `names` that it holds decides."""
     if not isinstance(value, dict):

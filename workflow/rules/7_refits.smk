@@ -6,7 +6,9 @@ rule refit_simulators:
         inputs_of_refits,
         spec=spec_of_refits,
     output:
-        multiext("results/refits/{group}.{metric}.{hash}", ".parquet", ".curves.parquet"),
+        multiext(
+            "results/refits/{group}.{metric}.{hash}", ".parquet", ".curves.parquet"
+        ),
     log:
         "logs/refits/{group}.{metric}.{hash}.log",
     conda:

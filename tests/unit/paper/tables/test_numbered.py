@@ -122,7 +122,7 @@ def test_table_13_says_what_a_call_costs_and_on_which_machine(tmp_path: Path) ->
         ["ours", "Mean curve", "0.001", "0.002", "6.3e-06", "–"],
         ["ours", "TracIn-CP (checkpoints)", "1", "–", "–", "–"],
         ["*paper*", "*TracIn-CP*", "*153.0*", "*–*", "*–*", "*1.1e13*"],
-        ["ours", "Simfluence (linear)", "0.002", "0.004", "1.2e-05", "1.6e+01"],
+        ["ours", "Simfluence (linear)", "0.002", "0.004", "1.3e-05", "1.6e+01"],
         ["*paper*", "*Simfluence*", "*0.1*", "*–*", "*–*", "*1.6e1*"],
         ["ours", "GPTfluence (bilinear)", "0.003", "0.006", "1.9e-05", "1.6e+04"],
         ["*paper*", "*GPTfluence*", "*0.2*", "*–*", "*–*", "*5.3e6*"],

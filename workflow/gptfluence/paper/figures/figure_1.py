@@ -52,23 +52,23 @@ def _collect(axes: Axes) -> None:
 
 
 def _fit(axes: Axes) -> None:
-    _box(axes, 0.1, 5.5, 3.2, 1.0, "batch $c_t$")
-    _box(axes, 0.1, 3.9, 3.2, 1.0, "test example $z$")
+    _box(axes, 0.1, 5.5, 3.9, 1.0, "batch $c_t$")
+    _box(axes, 0.1, 3.9, 3.9, 1.0, "test example $z$")
     for y in (6.0, 4.4):
-        _arrow(axes, (3.4, y), (4.3, 5.2))
-    _box(axes, 4.4, 4.5, 5.4, 1.4, "features and factors:\n" + r"$\alpha(c_t, z)$, $\beta(c_t, z)$", colour=SIMULATED)
+        _arrow(axes, (4.1, y), (4.6, 5.2))
+    _box(axes, 4.7, 4.5, 5.2, 1.4, "features and factors:\n" + r"$\alpha(c_t, z)$, $\beta(c_t, z)$", colour=SIMULATED)
     axes.text(5, 2.6, r"$m_t(z) = \alpha\, m_{t-1}(z) + \beta$", ha="center", va="center", fontsize=9)
     axes.text(5, 0.9, "fitted to the measured curves\nof all runs, by squared errors", ha="center", va="center")
 
 
 def _simulate(axes: Axes) -> None:
-    _box(axes, 0.1, 5.5, 3.6, 1.0, "new curriculum")
-    _box(axes, 0.1, 3.9, 3.6, 1.0, "first value $m_0(z)$")
+    _box(axes, 0.1, 5.5, 4.2, 1.0, "new curriculum")
+    _box(axes, 0.1, 3.9, 4.2, 1.0, "first value $m_0(z)$")
     for y in (6.0, 4.4):
-        _arrow(axes, (3.8, y), (4.4, 5.2))
-    _box(axes, 4.4, 4.7, 2.4, 1.0, "simulator", colour=SIMULATED)
-    _arrow(axes, (6.9, 5.2), (7.4, 5.2))
-    _curve(axes, 7.5, 4.7, seed=3, colour=SIMULATED, dash=(0, (3, 1)), width=2.4)
+        _arrow(axes, (4.4, y), (4.8, 5.2))
+    _box(axes, 4.9, 4.7, 2.6, 1.0, "simulator", colour=SIMULATED)
+    _arrow(axes, (7.6, 5.2), (8.0, 5.2))
+    _curve(axes, 8.1, 4.7, seed=3, colour=SIMULATED, dash=(0, (3, 1)), width=1.8)
     axes.text(5, 2.6, "each value from the one before;\nno GPT is trained", ha="center", va="center")
     axes.text(5, 0.9, "judged against held-out runs,\nbeside their mean curve", ha="center", va="center")
 
