@@ -6,13 +6,20 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from gptfluence.errors import UserError
 from gptfluence.simulators.base import Array, Curricula, Features, Kernels
 from gptfluence.simulators.ridge import ROUNDING
 
 Kernel = Literal["sgd", "adamw"]
+
+
+def decaying_sum(values: Array, decay: float) -> Array:
+    """Return y_t = decay y_{t-1} + x_t of x = `values`, [steps, ...]. SciPy's filters take a second to import."""
+    found = np.array(values)
+    for t in range(1, len(found)):
+        found[t] += decay * found[t - 1]
+    return found
 
 
 class Responses(NamedTuple):
@@ -81,14 +88,14 @@ class Responses(NamedTuple):
         found = np.empty((steps, tests, self.columns))
         column = 0
         for momentum in self.momenta:
-            averages = lfilter([1 - momentum], [1, -momentum], shares, axis=0)
+            averages = decaying_sum((1 - momentum) * shares, momentum)
             averages *= (rates / (1 - momentum ** np.arange(1, steps + 1)))[:, None]
             for name in self.kernels.values:
                 moves = np.empty((steps, tests))
                 for start, stop, kernel in self.kernels.spans(name, steps):
                     moves[start:stop] = averages[start:stop] @ kernel
                 for decay in self.decays:
-                    found[:, :, column] = lfilter([-1.0], [1, -decay], moves, axis=0)
+                    found[:, :, column] = decaying_sum(-moves, decay)
                     column += 1
         return found
 
