@@ -115,8 +115,8 @@ class WhatIf:
     def _shares(self, curriculum: Curriculum) -> Array:
         return self.engine.shares([self.train.numbers(batch) for batch in curriculum.batches], len(self.train))
 
-    def _schedule(self, curriculum: Curriculum) -> Array:
-        """Return the rates of a curriculum.
+    def schedule(self, curriculum: Curriculum) -> Array:
+        """Return the learning rate of each update of a curriculum, [steps].
 
         Raises:
             UserError: they are its own, and the method does not know rates.
@@ -143,7 +143,7 @@ class WhatIf:
         return f"{self.where}: {self.facts['method']}"
 
     def _run(self, curriculum: Curriculum) -> Run:
-        return self.engine.run(self._shares(curriculum), self._schedule(curriculum), self._first)
+        return self.engine.run(self._shares(curriculum), self.schedule(curriculum), self._first)
 
     # --------------------------------------------------------------------------------------------------- answers
 
@@ -169,7 +169,7 @@ class WhatIf:
             raise UserError("curricula that are simulated together need the same number of steps")
         chosen = self._tests(tests)
         values = np.stack([self._run(curriculum).values[:, chosen] for curriculum in asked])
-        distances = [self.engine.distance(self._shares(c), self._schedule(c)) for c in asked]
+        distances = [self.engine.distance(self._shares(c), self.schedule(c)) for c in asked]
         known = None if None in distances else np.array(distances, float)
         steps = asked[0].steps
         nothing = Curricula(np.zeros((len(asked), steps, 0), np.int64))
@@ -205,7 +205,7 @@ class WhatIf:
             curriculum: the run.
             tests: names, tasks or ranges; None: all.
             of: final or curve.
-            examples: names of training examples; None: all that the run trains on.
+            examples: names, tasks or ranges of training examples; None: all that the run trains on.
 
         Raises:
             UserError: an example is unknown or not trained on, or the method cannot answer.
@@ -361,13 +361,15 @@ class WhatIf:
     def _examples(self, curriculum: Curriculum, examples: Iterable[str] | None) -> tuple[str, ...]:
         if examples is None:
             return curriculum.examples
-        asked = [examples] if isinstance(examples, str) else examples
-        names = tuple(self.train.names[i] for i in self.train.matching(asked))
         used = set(curriculum.examples)
-        for name in names:
-            if name not in used:
-                raise UserError(f"{curriculum.name} does not train on '{name}', so it has no influence there")
-        return names
+        names: dict[str, None] = {}
+        for pattern in [examples] if isinstance(examples, str) else examples:
+            matching = [self.train.names[i] for i in self.train.matching([pattern])]
+            there = [name for name in matching if name in used]  # of a task or a range those that it trains on
+            if not there:
+                raise UserError(f"{curriculum.name} does not train on '{pattern}', so it has no influence there")
+            names |= dict.fromkeys(there)
+        return tuple(names)
 
     def _changes(self, curriculum: Curriculum, left_out: Sequence[tuple[str, ...]]) -> list[Change]:
         """Return what leaving each of some sets of examples out changes."""
