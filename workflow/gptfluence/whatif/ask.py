@@ -25,7 +25,7 @@ log = logging.getLogger("gptfluence")
 
 FAR = 2.0
 """Distance, see `Simulator.distances`, above which a curriculum is worth a warning."""
-BLOCK = 256
+BLOCK = 32
 """Changed runs whose trajectories are in memory at once."""
 
 
@@ -218,8 +218,8 @@ class WhatIf:
         changes = self._changes(curriculum, [(name,) for name in train])
         effects = np.empty((len(train), run.values.shape[0] if of == CURVE else 1, len(chosen)))
         for start, without in _blocks(run, changes):
-            some = run.values - without
-            effects[start : start + len(without)] = (some if of == CURVE else some[:, -1:])[..., chosen]
+            kept = slice(None) if of == CURVE else slice(-1, None)
+            effects[start : start + len(without)] = run.values[kept, chosen] - without[:, kept, chosen]
         return Influence(
             metric=self.metric,
             curriculum=curriculum,

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ from gptfluence.simulators.mlp import Mlp
 from gptfluence.simulators.predicted_curve import PredictedCurve
 from gptfluence.simulators.ridge import mean_leverage
 from gptfluence.simulators.responses import decaying_sum
-from gptfluence.simulators.rollout import confine, repeat_curve, roll_out
+from gptfluence.simulators.rollout import bounds, confine, repeat_curve, roll_out
 from gptfluence.simulators.simfluence import Simfluence
 
 TOGETHER = 32
@@ -241,7 +242,8 @@ class _Response(Run):
     def __init__(self, engine: _ResponseEngine, curve: Array, shares: Array, rates: Array, first: Array) -> None:
         self._engine, self._curve, self._shares, self._rates, self._first = engine, curve, shares, rates, first
         simulator = engine.simulator
-        self._tests = [np.flatnonzero(simulator.task == task) for task in range(len(simulator.weights))]
+        self._tests = [_as_slice(np.flatnonzero(simulator.task == task)) for task in range(len(simulator.weights))]
+        self._bounds = bounds(simulator.extent, first[None])
         responses = engine.responses(shares, rates)
         self._predicted, self._apart, self._variances = [], [], []
         for task, tests in enumerate(self._tests):
@@ -250,14 +252,23 @@ class _Response(Run):
             apart = (of_task @ simulator.deviations(task).T).transpose(2, 0, 1)  # [replicas, steps, tests]
             self._apart.append(apart)
             self._variances.append(float(np.vdot(apart, apart)))
-        self.values = self._finish(self._predicted, self._variances)
+        self.values = np.empty_like(curve)
+        for task, (p, variance) in enumerate(zip(self._predicted, self._variances, strict=True)):
+            self._put(self.values, task, p, variance)
+        self._finish(self.values)
 
-    def _finish(self, predicted: list[Array], variances: list[float]) -> Array:
-        values = self._curve.copy()
-        for tests, p, variance in zip(self._tests, predicted, variances, strict=True):
-            values[1:, tests] += self._engine.simulator.belief(float(np.vdot(p, p)), variance) * p
+    def _put(self, values: Array, task: int, predicted: Array, variance: float) -> None:
+        """Set one task's values after the first."""
+        belief = self._engine.simulator.belief(float(np.vdot(predicted, predicted)), variance)
+        tests = self._tests[task]
+        values[1:, tests] = belief * predicted + self._curve[1:, tests]
+
+    def _finish(self, values: Array) -> None:
+        """Set one run's first value and confine it: most are well within, which costs less to see than to do."""
         values[:1] = self._first
-        return confine(values[None], 1, self._engine.simulator.extent)[0]
+        low, high = self._bounds
+        if values.min() < low.max() or values.max() > high.min():
+            np.clip(values, low, high, out=values)
 
     @cached_property
     def _slopes(self) -> list[Array]:
@@ -280,27 +291,41 @@ class _Response(Run):
                 shares[change.steps] = change.shares
                 values[:] = self._engine.run(shares, self._rates, self._first).values
             return found
-        for values, change in zip(found, changes, strict=True):
-            values[:] = self._change(known, change)
+        for start in range(0, len(changes), TOGETHER):
+            some = changes[start : start + TOGETHER]
+            apart = np.concatenate([change.shares - self._shares[change.steps] for change in some])
+            products = (apart @ known.flat).reshape(len(apart), *known.kernels.shape[::2])  # [changed, kernels, tests]
+            stops = np.cumsum([0, *(len(change.steps) for change in some)])
+            for i, change in enumerate(some):
+                self._change(found[start + i], known, change.steps, products[stops[i] : stops[i + 1]])
+                self._finish(found[start + i])
         return found
 
-    def _change(self, known: _ShareResponses, change: Change) -> Array:
-        apart = change.shares - self._shares[change.steps]
-        examples = np.flatnonzero(apart.any(axis=0))
-        apart = np.ascontiguousarray(apart[:, examples])
+    def _change(self, values: Array, known: _ShareResponses, steps: NDArray[np.int64], products: Array) -> None:
+        """Set the values of a run that differs in some steps, [changed].
+
+        Args:
+            products: of what shares differ there and kernels, [changed, kernels, tests].
+        """
         # Rows (step, kernel): only kernels of checkpoints that are not yet past.
-        step, kernel = np.nonzero(known.reaches[change.steps])
-        rows = change.steps[step] * known.kernels.shape[0] + kernel
-        predicted, variances = [], []
+        step, kernel = np.nonzero(known.reaches[steps])
+        rows = steps[step] * len(known.kernels) + kernel
+        kept = products[step, kernel]
         for task, tests in enumerate(self._tests):
-            products = np.matmul(apart, known.of_task[task][:, examples])  # [kernels, changed, tests]
-            products = products[kernel, step]
-            predicted.append(self._predicted[task] + known.main[task][rows].T @ products)
-            slope = self._slopes[task][change.steps[step], kernel]
-            pairs = known.pairs[task][rows[:, None], rows]
-            square = np.vdot(pairs, products @ products.T)
-            variances.append(max(self._variances[task] + 2 * float(np.vdot(slope, products)) + float(square), 0.0))
-        return self._finish(predicted, variances)
+            of_task = kept[:, tests]
+            predicted = known.main[task][rows].T @ of_task
+            predicted += self._predicted[task]
+            slope = self._slopes[task][steps[step], kernel]
+            square = np.vdot(known.pairs[task][rows[:, None], rows], of_task @ of_task.T)
+            variance = self._variances[task] + 2 * float(np.vdot(slope, of_task)) + float(square)
+            self._put(values, task, predicted, max(variance, 0.0))
+
+
+def _as_slice(numbers: NDArray[np.int64]) -> Any:
+    """Return numbers that follow each other as a slice, which copies nothing."""
+    if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return numbers
 
 
 class _ShareResponses:
@@ -310,6 +335,7 @@ class _ShareResponses:
 
     Attributes:
         kernels: [kernels, train, tests].
+        flat: [train, kernels x tests], the same.
         main: by task [rows, steps], weighed with the weights.
         replicas: by task [replicas, rows, steps], with the deviations of the replicas' weights.
         reaches: [steps, kernels] of bool: whether a share in the step has to do with the kernel.
@@ -320,8 +346,7 @@ class _ShareResponses:
         checkpoints = len(responses.kernels.steps)
         names = list(responses.kernels.values)
         self.kernels = np.concatenate([responses.kernels.values[name] for name in names]).astype(float)
-        self.of_task = [np.ascontiguousarray(self.kernels[:, :, simulator.task == task])
-                        for task in range(len(simulator.weights))]  # fmt: skip
+        self.flat = self.kernels.transpose(1, 0, 2).reshape(self.kernels.shape[1], -1)
         self.rows = steps * len(self.kernels)
         stops = np.append(responses.kernels.steps[1:], steps)
         self.reaches = np.tile(stops > np.arange(steps)[:, None], (1, len(names)))
