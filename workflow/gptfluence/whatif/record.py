@@ -9,7 +9,8 @@ pipeline's shards and curricula, and ``runs/examples.parquet`` has the texts; `g
 
 How ids get there: `attach` numbers the rows of the training data in a column of its own, takes it out of the features
 before the script's own collator sees them, and lets it travel with the batch, through any number of loader processes,
-up to the training step, which takes it out again. Batches that are accumulated are one batch of the record, as is a last,
+up to the training step, which takes it out again. Rows of a `torch.utils.data.Subset` keep the numbers of the whole, so
+that an example has one name in all runs. Batches that are accumulated are one batch of the record, as is a last,
 smaller one. Nothing else changes: measuring restores the mode of every module, and every generator of random numbers, so
 that a recorded run is, weight for weight, the run without a record.
 """
@@ -68,7 +69,6 @@ class RecordDynamics(TrainerCallback):
             raise UserError(f"{run_id}: there are no test examples to measure")
         self.folder, self.run_id, self.tests = Path(folder), run_id, tests
         self.task, self.test_task, self.batch_size = task, test_task or task, batch_size
-        self._trainer: Any = None
         self._collate: Callable[[list[Any]], Any] | None = None
         self._open: list[int] = []  # what was trained on since the last update
         self._batches: list[list[int]] = []
@@ -87,7 +87,8 @@ class RecordDynamics(TrainerCallback):
         if data is None or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
             raise UserError(f"{self.run_id}: the trainer needs a train_dataset of numbered rows, not a stream")
         self._texts = self._decode(trainer, data)
-        trainer.train_dataset = _Numbered(data)
+        trainer.train_dataset = numbered = _Numbered(data)
+        self._size = numbered.size
         trainer._set_signature_columns_if_needed()
         trainer._signature_columns = [*trainer._signature_columns, KEY]
         self._collate = trainer.data_collator
@@ -100,7 +101,6 @@ class RecordDynamics(TrainerCallback):
 
         trainer.training_step = training_step  # type: ignore[method-assign]
         trainer.add_callback(self)
-        self._trainer = trainer
         return trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -128,7 +128,7 @@ class RecordDynamics(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Write the run."""
         run = {"run_id": self.run_id, "train_tasks": [self.task], "test_tasks": [self.test_task]}
-        run |= {"steps": len(self._batches), "train_size": len(self._trainer.train_dataset), "tests": len(self.tests)}
+        run |= {"steps": len(self._batches), "train_size": self._size, "tests": len(self.tests)}
         losses, batches = np.stack(self._losses), self._batches
         made = {"run": run, "hash": digest([run, batches, self._rates, losses.tolist()])}
         length, tests = losses.shape
@@ -184,7 +184,8 @@ class RecordDynamics(TrainerCallback):
         tokenizer = getattr(trainer, "processing_class", None)
         if tokenizer is None or not hasattr(tokenizer, "decode"):
             return None
-        rows = [(self.task, "pool", i, data[i]) for i in range(len(data))]
+        whole = data.dataset if isinstance(data, torch.utils.data.Subset) else data
+        rows = [(self.task, "pool", i, whole[i]) for i in range(len(whole))]
         rows += [(self.test_task, "test", i, self.tests[i]) for i in range(len(self.tests))]
         if any("input_ids" not in row for *_, row in rows):
             return None
@@ -194,16 +195,18 @@ class RecordDynamics(TrainerCallback):
 
 
 class _Numbered(torch.utils.data.Dataset):
-    """Rows that know their numbers."""
+    """Rows that know their numbers: those of the whole, where the data are a `torch.utils.data.Subset` of it."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
+        self.numbers = data.indices if isinstance(data, torch.utils.data.Subset) else range(len(data))
+        self.size = len(data.dataset) if isinstance(data, torch.utils.data.Subset) else len(data)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return {**self.data[number], KEY: int(number)}
+        return {**self.data[number], KEY: int(self.numbers[number])}
 
 
 class _Collate:
