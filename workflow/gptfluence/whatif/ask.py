@@ -182,7 +182,10 @@ class WhatIf:
             half_widths=None if widths is None else widths[..., chosen],
             start=self.simulator.start,
             distances=known,
-            notes=tuple(note for i, c in enumerate(asked) for note in self._notes(c, None if known is None else known[i])),
+            notes=(
+                *(note for i, c in enumerate(asked) for note in self._notes(c, None if known is None else known[i])),
+                *self._impossible(values),
+            ),
         )
 
     def compare(self, first: Curriculum, second: Curriculum, tests: Iterable[str] | None = None) -> Comparison:
@@ -387,6 +390,15 @@ class WhatIf:
     def _change(self, batches: dict[int, tuple[str, ...]]) -> Change:
         numbers = [self.train.numbers(batch) for batch in batches.values()]
         return Change(np.array(list(batches), np.int64), self.engine.shares(numbers, len(self.train)))
+
+    def _impossible(self, values: Array) -> tuple[str, ...]:
+        """Say if values, [runs, steps + 1, tests], are none that the metric can have: then the simulator extrapolates."""
+        top = {"loss": np.inf, "bleu": 100.0, "rouge_l": 1.0}[self.metric]
+        beyond = ((values < 0) | (values > top)).any(axis=1)
+        if not beyond.any():
+            return ()
+        return (f"{beyond.sum()} of {beyond.size} trajectories leave what {self.metric} can be: the simulator extrapolates, "
+                "and promises too much or too little",)  # fmt: skip
 
     def _notes(self, curriculum: Curriculum, distance: float | None) -> tuple[str, ...]:
         notes, name = [], curriculum.name
