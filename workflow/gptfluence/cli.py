@@ -64,6 +64,15 @@ RELEASED = {
 }
 
 
+QUESTIONS = {
+    "simulate": "what a curriculum would do to test examples",
+    "compare": "what one curriculum does to them that another does not",
+    "influence": "which training examples made the difference, to which test",
+    "select": "which examples, in which order, lower the loss most",
+}
+"""What is asked of fitted simulators."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; see ``python -m gptfluence --help``."""
     options = _parser().parse_args(arguments)
@@ -192,6 +201,12 @@ def _import(options: argparse.Namespace) -> None:
     sys.stdout.write("\n" + render_plan(plan_of(params, report), params.scale))
 
 
+def _ask(options: argparse.Namespace) -> None:
+    from gptfluence.whatif import commands
+
+    commands.run(options)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gptfluence", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -224,6 +239,10 @@ def _parser() -> argparse.ArgumentParser:
 
     traced = add(_trace, "trace", "find the passages of a corpus that taught a model what queries ask for")
     trace.add_arguments(traced)
+    from gptfluence.whatif.arguments import add_arguments
+
+    for name, description in QUESTIONS.items():
+        add_arguments(add(_ask, name, description))
     for name in COMMANDS:
         job = add(_job, name, f"the job of the rule {name}")
         job.add_argument("--spec", type=Path, required=True, help="JSON file: all that the job needs to know")

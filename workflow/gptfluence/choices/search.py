@@ -22,14 +22,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.signal import lfilter
-from scipy.sparse import block_array, csr_array, eye_array, kron
 
 from gptfluence.choices.strata import share_out
 from gptfluence.errors import UserError
 from gptfluence.simulators.base import Array, Curricula, Simulator
 from gptfluence.simulators.gradient_response import GradientResponse
+from gptfluence.simulators.responses import decaying_sum
 
 Examples = NDArray[np.int64]
 Objective = Callable[[Examples], Array]
@@ -156,7 +154,7 @@ def final_effects(simulator: GradientResponse, rates: Array) -> Array:
                 moves = -scale * decay ** (steps - 1 - places)
                 for start, stop, kernel in responses.kernels.spans(name, steps):
                     left[start:stop] += np.outer(moves[start:stop], kernel @ weights)
-            effects += lfilter([1 - momentum], [1, -momentum], left[::-1], axis=0)[::-1]
+            effects += decaying_sum((1 - momentum) * left[::-1], momentum)[::-1]
     return effects
 
 
@@ -173,6 +171,9 @@ def assign(space: Space, costs: Array) -> Examples:
     Raises:
         UserError: the program was not solved.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # a second's import, for this alone
+    from scipy.sparse import block_array, csr_array, eye_array, kron
+
     steps, pool, epochs = space.steps, space.pool, space.epochs
     of_epoch = kron(eye_array(epochs), np.ones((1, steps // epochs)))  # [epochs, steps]
     constraints = block_array(

@@ -212,6 +212,17 @@ class Simulator(ABC):
         """
         return None
 
+    def extend(self, features: Array) -> Self | None:
+        """Return the fitted simulator with further training examples behind those that it knows.
+
+        Args:
+            features: [new examples, width], of the kind that it was fitted on.
+
+        Returns:
+            A simulator of its own; None: the method knows training examples by their runs or gradients alone.
+        """
+        return None
+
     def half_widths(self, curricula: Curricula) -> Array | None:
         """Return half the widths of intervals around what is simulated, one at a time and not of whole trajectories.
 

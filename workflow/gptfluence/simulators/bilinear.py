@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, cg
 
 from gptfluence.errors import UserError
 from gptfluence.simulators import adam
@@ -80,7 +79,7 @@ class Bilinear(Simulator):
         self.adam = adam
         self.chosen: dict[str, float] = {}
         # Features in the basis of the fit, and M between them; see `fit`.
-        self.train = self.test = self.test_basis = self.matrices = np.empty(0)
+        self.train = self.test = self.train_basis = self.test_basis = self.matrices = np.empty(0)
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Fit every strength (or learning rate) and keep the one whose roll-out is best on the validation runs.
@@ -126,6 +125,7 @@ class Bilinear(Simulator):
         if self.adam is not None:
             prior = 1.0 if self.shrink_to == "persistence" else 0.0
             self.train, self.test = train, test
+            self.train_basis = unit_length(np.eye(train.shape[1]), features.train[np.unique(examples)])
             self.test_basis = unit_length(np.eye(test.shape[1]), features.test)
             items = adam.Items(lags, residual + prior * lags[0], prior)
 
@@ -144,6 +144,7 @@ class Bilinear(Simulator):
         _, weights, basis = _thin_svd(steps)
         _, _, test_basis = _thin_svd(test)
         self.train, self.test = train @ basis, test @ test_basis
+        self.train_basis = unit_length(basis, features.train[np.unique(examples)])
         self.test_basis = unit_length(test_basis, features.test)
         solver = _NormalEquations(steps @ basis, weights**2, self.test, [*lags, None], residual)
 
@@ -169,6 +170,12 @@ class Bilinear(Simulator):
         other.test = features.test @ self.test_basis
         return other
 
+    def extend(self, features: Array) -> Self:
+        """Take further training examples' features; see `Simulator.extend`."""
+        other = copy(self)
+        other.train = np.concatenate([self.train, np.asarray(features, float) @ self.train_basis])
+        return other
+
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from the given values; see `Simulator.simulate`."""
         factors = [self.train @ matrix @ self.test.T for matrix in self.matrices]
@@ -180,7 +187,7 @@ class Bilinear(Simulator):
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the features (train [train, p], test [tests, q]), M [order + 1, p, q], the extent, and the settings.
 
-        test_basis ([width, q]) is what turns features of tests into those of the fit.
+        train_basis ([width, p]) and test_basis ([width, q]) turn features of other examples into those of the fit.
         """
         settings = {
             "order": self.order,
@@ -203,7 +210,7 @@ class Bilinear(Simulator):
         return simulator
 
 
-_ARRAYS = ("train", "test", "test_basis", "matrices", "extent")
+_ARRAYS = ("train", "test", "train_basis", "test_basis", "matrices", "extent")
 
 
 def _factors(
@@ -258,6 +265,8 @@ class _NormalEquations:
 
     def solve(self, strength: float) -> Array:
         """Return all M as [k, p, q]; starts from the previous strength's solution."""
+        from scipy.sparse.linalg import LinearOperator, cg  # a second's import, for fits alone
+
         scaling = np.sqrt(self.diagonal + strength)
 
         def product(flat: Array) -> Array:

@@ -6,8 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptfluence.errors import UserError
-from gptfluence.simulators.data import load_group
+from gptfluence.io import read_provenance
+from gptfluence.simulators.data import GroupData, load_group
 from gptfluence.simulators.files import save_simulator
 from gptfluence.simulators.registry import make_method
 from gptfluence.simulators.rollout import all_steps_mse, warn_of_confined
@@ -57,4 +60,29 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
     provenance = {key: spec[key] for key in PROVENANCE_KEYS}
     provenance["runs"] = {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in spec["runs"]}
     provenance["validation_mse"] = error
+    provenance["encoder"] = read_provenance(spec["features"]).get("encoder") if spec["features"] else None
+    provenance["fitted_on"] = describe_runs(data, simulator.start)
     save_simulator(simulator, output, provenance)
+
+
+def describe_runs(data: GroupData, start: int) -> dict[str, Any]:
+    """Return what the fitting runs have in common, so that who has the simulator alone can ask for other curricula.
+
+    Args:
+        start: how many first values simulations are given.
+
+    Returns:
+        steps, batch, rates ([steps], the mean learning rate of each update), distinct (how many examples such a run
+        trains on), trained (rows of the training examples that any of them trained on) and first_values ([start, tests],
+        the mean value of each test before and at first updates).
+    """
+    fitting = ~data.dynamics.validate
+    examples = data.curricula.examples[fitting]
+    return {
+        "steps": examples.shape[1],
+        "batch": examples.shape[2],
+        "rates": data.curricula.rates[fitting].mean(axis=0).tolist(),
+        "distinct": int(np.median([len(np.unique(run)) for run in examples])),
+        "trained": np.unique(examples).tolist(),
+        "first_values": data.dynamics.values[fitting, :start].mean(axis=0).tolist(),
+    }

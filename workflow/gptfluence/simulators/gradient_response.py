@@ -160,12 +160,16 @@ class GradientResponse(Simulator):
         """
         if np.isnan(self.spread).any():
             return None
-        found = np.zeros(len(curricula.examples))
-        for run in range(len(found)):
-            responses = self._responses(curricula, run)
-            for task, (metric, reach) in enumerate(zip(self.metrics, self.reach, strict=True)):
-                distance = mean_leverage(responses[:, self.task == task], metric)
-                found[run] = max(found[run], distance / reach if reach else float(distance > 0))
+        return np.array([self.distance(self._responses(curricula, run)) for run in range(len(curricula.examples))])
+
+    def distance(self, responses: Array) -> float | None:
+        """Return how far one run's responses, [steps, tests, responses], are; see `distances`."""
+        if np.isnan(self.spread).any():
+            return None
+        found = 0.0
+        for task, (metric, reach) in enumerate(zip(self.metrics, self.reach, strict=True)):
+            distance = mean_leverage(responses[:, self.task == task], metric)
+            found = max(found, distance / reach if reach else float(distance > 0))
         return found
 
     def choose(self, candidates: Curricula, number: int) -> NDArray[np.int64]:
@@ -254,12 +258,22 @@ class GradientResponse(Simulator):
             weights: [responses], what they are predicted with.
             task: whose replicas tell the variance.
         """
+        apart = self.deviations(task)
+        return self.belief(weights @ gram @ weights, np.einsum("ri,ij,rj->", apart, gram, apart))
+
+    def deviations(self, task: int) -> Array:
+        """Return what replicas of a task's weights deviate from their mean, [replicas, responses].
+
+        They are scaled so that the sum of the squares of what they predict is the jackknife's variance.
+        """
         replicas = self.replicas[task]
         if not len(replicas):
-            return 1.0
-        apart = replicas - replicas.mean(axis=0)
-        variance = (len(replicas) - 1) / len(replicas) * np.einsum("ri,ij,rj->", apart, gram, apart)
-        square = weights @ gram @ weights
+            return replicas
+        return np.sqrt((len(replicas) - 1) / len(replicas)) * (replicas - replicas.mean(axis=0))
+
+    @staticmethod
+    def belief(square: float, variance: float) -> float:
+        """Return which share of a prediction is believed; `square` and `variance` of it, over its steps and tests."""
         return float(square / (square + variance)) if square > 0 else 0.0
 
     def _parts(

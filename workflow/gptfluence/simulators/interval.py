@@ -67,7 +67,10 @@ class Interval(Simulator):
         if self.between == "hold":
             return self.inner.simulate(curricula, first_values)
         points = self.inner.simulate(self._merged(curricula), first_values[:, :: self.interval])
-        steps = curricula.examples.shape[1]
+        return self.between_points(points, first_values, curricula.examples.shape[1])
+
+    def between_points(self, points: Array, first_values: Array, steps: int) -> Array:
+        """Return trajectories, [runs, steps + 1, tests], of known points of them, [runs, intervals + 1, tests]."""
         before, part = np.divmod(np.arange(steps + 1), self.interval)
         after = np.minimum(before + 1, points.shape[1] - 1)
         share = (part / self.interval)[:, None]
@@ -79,12 +82,18 @@ class Interval(Simulator):
     def _merged(self, curricula: Curricula) -> Curricula:
         """Return one batch for each interval, [runs, intervals, k x batch], with the mean of its learning rates."""
         runs, steps, _ = curricula.examples.shape
-        k = self.interval
-        starts = np.arange(0, steps, k)[:, None]
-        updates = starts + np.arange(k) % np.minimum(k, steps - starts)  # a last, short interval repeats itself
+        updates = self.updates(steps)
         return Curricula(
-            curricula.examples[:, updates].reshape(runs, len(starts), -1), curricula.rates[:, updates].mean(axis=2)
+            curricula.examples[:, updates].reshape(runs, len(updates), -1), curricula.rates[:, updates].mean(axis=2)
         )
+
+    def updates(self, steps: int) -> NDArray[np.int64] | None:
+        """Return the updates, from 0, of each step of a jumping simulator, [intervals, k]; None: it does not jump."""
+        if self.between == "hold":
+            return None
+        starts = np.arange(0, steps, self.interval)[:, None]
+        # A last, short interval repeats itself.
+        return starts + np.arange(self.interval) % np.minimum(self.interval, steps - starts)
 
     def transfer(self, features: Features, first_values: Array) -> Self | None:
         """Transfer what is simulated; see `Simulator.transfer`."""

@@ -14,6 +14,7 @@ an update instead of for every occurrence, which changes no number.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -73,6 +74,7 @@ class Mlp(Simulator):
         self.prior = 1.0 if shrink_to == "persistence" else 0.0
         self.chosen: dict[str, float] = {}
         self.scale = 1.0
+        self.length = 1.0  # of features of training examples, by which they are divided
         self.train = self.test = np.empty((0, 0))
         self.weights: Weights = {}
 
@@ -83,7 +85,9 @@ class Mlp(Simulator):
         dynamics.check(validation=True)
         self.extent = UNBOUNDED
         self.scale = metric_scale(dynamics)
-        self.train = unit_length(features.train, features.train[np.unique(curricula.examples[~dynamics.validate])])
+        reference = features.train[np.unique(curricula.examples[~dynamics.validate])]
+        self.train = unit_length(features.train, reference)
+        self.length = 1 / float(unit_length(np.ones(1), reference)[0])
         self.test = unit_length(features.test, features.test)
         order = self.settings["order"]
         used, examples = np.unique(curricula.examples, return_inverse=True)
@@ -120,11 +124,23 @@ class Mlp(Simulator):
         )
         self.extent = extent_of(dynamics)
 
+    def factors(self) -> Array:
+        """Return the factors of every previous value and, last, beta in the metric's unit: [order + 1, train, tests]."""
+        found = self._images(self.train) @ self._images(self.test).swapaxes(1, 2)
+        found[-1] *= self.scale
+        return found
+
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from the given values; see `Simulator.simulate`."""
         used, examples = np.unique(curricula.examples, return_inverse=True)
         left, right = self._images(self.train[used]), self._images(self.test)
         return self._roll_out(left @ right.swapaxes(1, 2), examples.reshape(curricula.examples.shape), first_values)
+
+    def extend(self, features: Array) -> Self:
+        """Take further training examples' features; see `Simulator.extend`."""
+        other = copy(self)
+        other.train = np.concatenate([self.train, np.asarray(features, float) / self.length])
+        return other
 
     def _images(self, rows: Array) -> Array:
         """Return what every network makes of features: [networks, rows, width]."""
@@ -138,7 +154,7 @@ class Mlp(Simulator):
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the features (train [train, width], test [tests, width]), weights, extent and settings."""
-        values = {"settings": self.settings, "chosen": self.chosen, "scale": self.scale}
+        values = {"settings": self.settings, "chosen": self.chosen, "scale": self.scale, "length": self.length}
         return {"train": self.train, "test": self.test, "extent": self.extent, **self.weights}, values
 
     @classmethod
@@ -146,6 +162,7 @@ class Mlp(Simulator):
         """Return the simulator whose `state` this is."""
         simulator = cls(**values["settings"])
         simulator.chosen, simulator.scale = values["chosen"], values["scale"]
+        simulator.length = values["length"]
         simulator.train, simulator.test, simulator.extent = (arrays[name] for name in ("train", "test", "extent"))
         simulator.weights = {name: arrays[name] for name in ("weight_1", "bias_1", "weight_2", "bias_2")}
         return simulator

@@ -7,13 +7,20 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from gptfluence.errors import UserError
 from gptfluence.simulators.base import Array, Curricula, Features, Kernels
 from gptfluence.simulators.ridge import ROUNDING
 
 Kernel = Literal["sgd", "adamw"]
+
+
+def decaying_sum(values: Array, decay: float) -> Array:
+    """Return y_t = decay y_{t-1} + x_t of x = `values`, [steps, ...]. SciPy's filters take a second to import."""
+    found = np.array(values)
+    for t in range(1, len(found)):
+        found[t] += decay * found[t - 1]
+    return found
 
 
 class Responses(NamedTuple):
@@ -76,8 +83,7 @@ class Responses(NamedTuple):
             shares: [steps, train]; those that are rounding count as 0.
             rates: [steps], the learning rate of each update.
         """
-        found = [lfilter([-1.0], [1, -decay], moves, axis=0)
-                 for moves in self.moves(shares, rates) for decay in self.decays]  # fmt: skip
+        found = [decaying_sum(-moves, decay) for moves in self.moves(shares, rates) for decay in self.decays]
         return np.stack(found, axis=2)
 
     def moves(self, shares: Array, rates: Array) -> Iterator[Array]:
@@ -86,7 +92,7 @@ class Responses(NamedTuple):
         steps = len(shares)
         tests = next(iter(self.kernels.values.values())).shape[2]
         for momentum in self.momenta:
-            averages = lfilter([1 - momentum], [1, -momentum], shares, axis=0)
+            averages = decaying_sum((1 - momentum) * shares, momentum)
             averages *= (rates / (1 - momentum ** np.arange(1, steps + 1)))[:, None]
             for name in self.kernels.values:
                 moves = np.empty((steps, tests))

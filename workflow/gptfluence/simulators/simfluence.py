@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dposv
 
 from gptfluence.simulators import adam
 from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Features, Simulator
@@ -262,6 +261,8 @@ def _solve(gram: Array, right: Array, strength: float) -> Array:
 
     A strength below the rounding error of the Gram matrix counts as that error: no smaller one means anything.
     """
+    from scipy.linalg.lapack import dposv  # a second's import, for fits alone
+
     rounding = len(gram) * float(np.trace(gram)) * np.finfo(float).eps
     gram[np.diag_indices_from(gram)] += max(strength, rounding)
     # `gram` is symmetric, so its transpose is a Fortran-ordered view of the same matrix: nothing is copied.
