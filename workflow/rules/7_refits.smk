@@ -9,6 +9,8 @@ rule refit_simulators:
         "results/refits/{group}.{metric}.{hash}.parquet",
     log:
         "logs/refits/{group}.{metric}.{hash}.log",
+    benchmark:
+        "results/benchmarks/refit_simulators/{group}.{metric}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1
