@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from gptfluence.paper.attribution import AS_IT_IS, read_judged
 from gptfluence.paper.choices import list_choosers, read_choices
 from gptfluence.paper.names import ATTRIBUTION, METHODS, METRICS, SCENARIOS, sort_methods
-from gptfluence.report.findings import AT_RANDOM, SIMPLE, simulators_of
+from gptfluence.report.findings import AT_RANDOM, SIMPLE, attribution_names, simulators_of
 from gptfluence.report.grid import NONE, Cell, Grid, Row, Section, print_score, section_grid
 from gptfluence.words import AVERAGE, COVERAGES, LEVELS
 
@@ -127,7 +127,7 @@ def _attribution(judged: Rows) -> list[tuple[str, ...]]:
     rows = []
     bars = {"lds": "Gradients predict retraining better than texts and trivial rules (LDS)",
             "mrr": "Gradients find stated facts better than texts and trivial rules (MRR)"}  # fmt: skip
-    labels = {name: label for methods in ATTRIBUTION.values() for name, label in methods.items()}
+    labels = attribution_names(judged)
     for measure, bar in bars.items():
         for group in sorted({row["group"] for row in judged}):
             found = [row for row in judged if (row["group"], row["measure"], row["form"]) == (group, measure, AS_IT_IS)]

@@ -135,7 +135,8 @@ def against_the_mean_curve(scores: Rows) -> list[str]:
         ]
         if tasks:
             told = listed([f"{TASKS.get(row['task'], row['task'])} ({print_score(row)})" for row in tasks])
-            sentences.append(f"There {METHODS.get(best['method'], best['method'])} does not on {told}.")
+            method = METHODS.get(best["method"], best["method"])
+            sentences.append(f"{_upper(where)}: on single tasks, {method} is not above it on {told}.")
     return sentences
 
 
@@ -168,7 +169,9 @@ def noise(scores: Rows) -> list[str]:
     keys = list(dict.fromkeys((row["scenario"], row["metric"], row["model"]) for row in shares))
     for key in keys:
         rows = [row for row in shares if (row["scenario"], row["metric"], row["model"]) == key]
-        best = max(rows, key=lambda row: row["value"])
+        best = max((row for row in rows if row["method"] not in TRIVIAL), key=lambda row: row["value"], default=None)
+        if best is None:
+            continue
         ceiling = [
             row
             for row in scores
@@ -177,10 +180,11 @@ def noise(scores: Rows) -> list[str]:
             and row["value"] is not None
         ]
         most = f"; the most that noise allows is a skill of {print_score(ceiling[0])}" if ceiling else ""
-        sentences.append(
-            f"{_upper(place(*key))}: of what is not noise {METHODS.get(best['method'], best['method'])} explains the "
-            f"largest share, {best['value']:.0%}{most}."
-        )
+        told = "no simulator explains a hundredth of what is not noise"
+        if best["value"] >= 0.01:
+            method = METHODS.get(best["method"], best["method"])
+            told = f"of what is not noise {method} explains the largest share, {best['value']:.0%}"
+        sentences.append(f"{_upper(place(*key))}: {told}{most}.")
     return sentences
 
 
@@ -223,7 +227,7 @@ def coverage(scores: Rows) -> list[str]:
         sentences.append(
             f"Intervals of {level:.0%} hold {min(row['value'] for row in rows):.0%} to "
             f"{max(row['value'] for row in rows):.0%} of the measured values; {len(off)} of {len(rows)} combinations "
-            f"of method, metric, model and data miss their level by more than {CLOSE:.0%}."
+            f"of method, metric, model and data miss their level by more than {100 * CLOSE:.0f} points."
         )
         if off:
             worst = max(off, key=lambda row: abs(row["value"] - level))
@@ -244,13 +248,16 @@ def parts(simulators: str) -> list[str]:
             whole = own.pop(WHOLE, None)
             if whole is None or not own:
                 continue
-            better = [row for row in own.values() if row["value"] > whole["value"]]
-            told = "none has more skill than the whole"
+            better = [row for row in own.values() if above(row, whole["value"])]
             if better:
-                names = listed([f"{row['variant'].replace('_', ' ')} {print_score(row)}" for row in better])
-                told = f"these have more skill than the whole: {names}"
-            of = f"{counted(len(own), 'variant')} of {METHODS.get(method, method)}"
-            sentences.append(f"{where}: of {of} {told}, {print_score(whole)}.")
+                method = METHODS.get(method, method)
+                told = listed([f"{row['variant'].replace('_', ' ')} {print_score(row)}" for row in better])
+                number = f"{len(better)} of {counted(len(own), 'variant')}"
+                sentences.append(
+                    f"{where}: {number} of {method} lie above the method as it is ({print_score(whole)}), their whole intervals too: {told}."
+                )
+    if any(" order " in sentence for sentence in sentences):
+        sentences.append("A simulator of Markov order n is given the first n values of the very run, others only one.")
     for where, rows in _skills(read_learning(simulators)).items():
         points = {(row["method"], row["varied"], row["number"]): row for row in rows if row["setting"] == "seen"}
         both = [(row, points[method, RUNS, number]) for (method, varied, number), row in points.items()
@@ -279,10 +286,16 @@ def _skills(rows: Rows) -> dict[str, Rows]:
     return found
 
 
+def attribution_names(judged: Rows) -> dict[str, str]:
+    """Return what methods of attribution are called where they stand alone."""
+    named = list_attribution(row["method"] for row in judged)
+    return {name: f"{family} {label}" if label.startswith("without") else label for name, family, label in named}
+
+
 def attribution(judged: Rows) -> list[str]:
     """Say which attribution predicts retraining and finds facts best, and where a simple one is as good."""
     sentences = []
-    names = {name: label for name, _, label in list_attribution(row["method"] for row in judged)}
+    names = attribution_names(judged)
     measures = {"lds": "predicts retraining best (LDS)", "mrr": "finds the examples that state a fact best (MRR)",
                 "tail_patch": "picks the examples whose next step helps most (tail-patch)"}  # fmt: skip
     for group in sorted({row["group"] for row in judged}):
@@ -334,9 +347,7 @@ def choosing(rows: Rows) -> list[str]:
         of_group = [row for row in rows if row["group"] == group]
         labels = {who: label for who, _, label in list_choosers(of_group)}
         for measure, tests in (("target_gain", "the tests they serve"), ("gain", "other tests of the task")):
-            found = [
-                row for row in of_group if row["measure"] == measure and row["method"] not in (RANDOM, "best_random")
-            ]
+            found = [row for row in of_group if row["measure"] == measure and row["method"] not in AT_RANDOM]
             better = sorted((row for row in found if above(row)), key=lambda row: -row["value"])
             worse = [row for row in found if below(row)]
             if not found:

@@ -108,13 +108,15 @@ def section_grid(caption: str, corner: tuple[str, str], heads: tuple[str, ...], 
 
 
 def print_score(row: dict[str, Any] | None, decimals: int = 2) -> str:
-    """Print `value [low, high]` of a score; NONE where there is none."""
+    """Print `value [low, high]` of a score, with more decimals where one of them would else be 0; NONE without any."""
     if row is None or row["value"] is None:
         return NONE
+    ends = [] if row["low"] is None or row["high"] is None else [row["low"], row["high"]]
     form = number_form(row["value"], None, decimals) if decimals > 2 else f".{decimals}f"
-    if row["low"] is None or row["high"] is None:
-        return f"{row['value']:{form}}"
-    return f"{row['value']:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
+    if any(0 < abs(number) < 0.5 * 10**-decimals for number in (row["value"], *ends)):
+        form = f".{decimals + 1}f"
+    value, *interval = (f"{number:{form}}" for number in (row["value"], *ends))
+    return f"{value} [{', '.join(interval)}]" if interval else value
 
 
 def listed(names: list[str]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import DrawingArea
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedLocator
 
 MOST_POINTS = 6
 """A series of no more points is told point by point, a longer one by its ends and extremes."""
@@ -74,28 +76,41 @@ def _summary(figure: Figure, panels: list[Panel]) -> str:
     if len(titles) > MOST_TITLES:
         titles = [titles[0], "...", titles[-1]]
     named = f" ({'; '.join(titles)})" if titles else ""
-    axes = dict.fromkeys(f"{p.measured or 'values'} against {p.at or 'categories'}" for p in panels)
+    axes = dict.fromkeys(_against(panel) for panel in panels)
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series if series.label))
-    parts = [f"{len(panels)} panel{'s' * (len(panels) > 1)}{named}: {', '.join(axes)}."]
+    parts = [f"{len(panels)} panel{'s' * (len(panels) > 1)}{named}: {'; '.join(filter(None, axes))}."]
     if labels:
         parts.append(f"Shown: {', '.join(labels)}.")
     parts += _extremes(panels)
     notes = [legend.get_title().get_text() for legend in figure.legends]
-    parts += [f"{_flat(note)}." for note in notes if note]
+    parts += [f"{_upper(_flat(note))}." for note in notes if note]
     return " ".join(parts)
 
 
+def _against(panel: Panel) -> str:
+    names = [str(at) for series in panel.series for at in series.at if isinstance(at, str)]
+    at = panel.at or (f"{len(set(names))} rows" if names else "")
+    return f"{panel.measured} against {at}" if panel.measured and at else panel.measured or at
+
+
 def _extremes(panels: list[Panel]) -> list[str]:
-    """Say which series are the highest and the lowest at the end of the panels in which several are named."""
-    ends = [{s.label: s.values[-1] for s in panel.series if s.label} for panel in panels]
-    ends = [values for values in ends if len(values) > 1]
+    """Say which series are the highest and the lowest in panels of several: at the end; of categories, on average."""
     told = []
-    for word, pick in (("highest", max), ("lowest", min)):
-        if ends:
-            (label, count), *_ = Counter(pick(values, key=values.__getitem__) for values in ends).most_common(1)
-            values = [values[label] for values in ends if label == pick(values, key=values.__getitem__)]
-            where = f"in {count} of {len(ends)} panels" if len(ends) > 1 else f"at {_number(values[0])}"
-            told.append(f"{label} is {word} at the end {where}.")
+    for categories, where in ((False, "at the end"), (True, "on average")):
+        ends: list[dict[str, float]] = []
+        for panel in panels:
+            named = [series for series in panel.series if series.label]
+            alike = len({series.at for series in named}) == 1 or not categories
+            if len(named) > 1 and isinstance(named[0].at[0], str) == categories and alike:
+                ends.append({s.label: fmean(s.values) if categories else s.values[-1] for s in named})
+        ends = [values for values in ends if len(set(values.values())) > 1]
+        for word, pick in (("highest", max), ("lowest", min)):
+            firsts = [(label := pick(values, key=values.__getitem__), values[label]) for values in ends]
+            if not firsts:
+                continue
+            (label, count), *_ = Counter(label for label, _ in firsts).most_common(1)
+            much = f"in {count} of {len(firsts)} panels" if len(firsts) > 1 else f"({_number(firsts[0][1])})"
+            told.append(f"{_upper(label)} is {word} {where} {much}.")
     return told
 
 
@@ -187,12 +202,13 @@ def _name(look: Look, names: dict[Look, str]) -> str:
 
 def _categories(axis: Axis) -> dict[float, str] | None:
     """Return the names that stand on an axis instead of numbers, by place; None where numbers do."""
-    formatter = axis.get_major_formatter()
-    if not isinstance(formatter, FixedFormatter) or not any(formatter.seq):
+    if not isinstance(axis.get_major_locator(), FixedLocator):
         return None
-    return {
-        float(place): _flat(str(name)) for place, name in zip(axis.get_majorticklocs(), formatter.seq, strict=False)
-    }
+    places = axis.get_majorticklocs()
+    names = [_flat(str(name)) for name in axis.get_major_formatter().format_ticks(places)]
+    if not any(re.search(r"[^\W\d_]", name) for name in names):
+        return None
+    return {float(place): name for place, name in zip(places, names, strict=True)}
 
 
 def _category(place: float, categories: dict[float, str]) -> str:
@@ -200,10 +216,17 @@ def _category(place: float, categories: dict[float, str]) -> str:
 
 
 def _label(axes: Axes, which: str) -> str:
-    """Return an axis's label: where panels share an axis, only one of them bears it."""
-    shared = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
-    labels = (getattr(one, f"get_{which}label")() for one in (axes, *shared))
+    """Return an axis's label: where panels stand in a grid, only one of a column or row bears it."""
+    spec = axes.get_subplotspec()
+    line = "colspan" if which == "x" else "rowspan"
+    others = [one for one in axes.figure.axes if spec and (there := one.get_subplotspec())
+              and getattr(there, line) == getattr(spec, line)]  # fmt: skip
+    labels = (getattr(one, f"get_{which}label")() for one in (axes, *others))
     return _flat(next((label for label in labels if label), ""))
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _flat(text: str) -> str:
