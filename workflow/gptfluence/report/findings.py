@@ -253,8 +253,9 @@ def parts(simulators: str) -> list[str]:
                 method = METHODS.get(method, method)
                 told = listed([f"{row['variant'].replace('_', ' ')} {print_score(row)}" for row in better])
                 number = f"{len(better)} of {counted(len(own), 'variant')}"
+                whole_value = f"the method as it is ({print_score(whole)})"
                 sentences.append(
-                    f"{where}: {number} of {method} lie above the method as it is ({print_score(whole)}), their whole intervals too: {told}."
+                    f"{where}: {number} of {method} have their whole interval above {whole_value}: {told}."
                 )
     if any(" order " in sentence for sentence in sentences):
         sentences.append("A simulator of Markov order n is given the first n values of the very run, others only one.")

@@ -73,7 +73,7 @@ class Grid:
     @property
     def very_wide(self) -> bool:
         """Whether it needs small letters even there."""
-        return len(self.heads) > 12
+        return len(self.heads) > 9
 
 
 def grid_of(block: Block) -> Grid:
