@@ -264,7 +264,7 @@ def md5(path: Path) -> str:
 
 
 _COLLECTING = ("all", "total", "tasks", "curricula", "dynamics", "features", "attribution", "simulators", "mislabels",
-               "choices", "scores", "tables", "figures")  # fmt: skip
+               "choices", "scores", "tables", "figures", "report")  # fmt: skip
 
 
 def jobs(said: str) -> dict[str, int]:

@@ -101,6 +101,18 @@ def test_every_artefact_is_there(finished: Path) -> None:
         assert (finished / f"results/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_report_shows_every_table_and_figure(finished: Path) -> None:
+    text = (finished / "results/report.html").read_text(encoding="utf-8")
+    shown = {path.stem for kind in ("tables/*.csv", "figures/*.png") for path in (finished / "results").glob(kind)}
+    assert len(shown) >= 15
+    assert all(f'<article id="{name}">' in text for name in shown)
+    assert len(text) < 5_000_000
+    versions = read_provenance(next((finished / "data/dynamics").glob("*.parquet")))["versions"]
+    assert versions["torch"] in text
+    made = json.loads((finished / "results/tables/table_1.provenance.json").read_text())
+    assert all(value in text for value in (made["spec"], made["code"], *made["files"].values()))
+
+
 def test_attribution_is_judged(finished: Path) -> None:
     rows = read_parquet(finished / "results/scores/attribution.parquet").to_pylist()
     assert {row["group"] for row in rows} == {"fine_tuning-tiny-rte"}

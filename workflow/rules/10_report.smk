@@ -15,3 +15,9 @@ rule write_report:
         "../envs/gptfluence.yaml"
     shell:
         "gptfluence write_report --spec {input.spec} --output {output} --log {log}"
+
+
+rule report:
+    input:
+        rules.write_report.output,
+    localrule: True

@@ -7,7 +7,12 @@ rule write_table:
         spec=spec_of_table,
     output:
         multiext(
-            "results/tables/{table}", ".csv", ".html", ".md", ".tex", ".provenance.json"
+            "results/tables/{table}",
+            ".csv",
+            ".html",
+            ".md",
+            ".tex",
+            ".provenance.json",
         ),
     log:
         "logs/paper/{table}.log",
