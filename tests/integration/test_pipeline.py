@@ -106,6 +106,18 @@ def test_schedules_are_judged(finished: Path) -> None:
     assert set(read_parquet(shard)["step"].to_pylist()) == {0, 1, 2, 3, 4}  # the group's own runs have two steps
 
 
+def test_the_report_shows_every_table_and_figure(finished: Path) -> None:
+    text = (finished / "results/report.html").read_text(encoding="utf-8")
+    shown = {path.stem for kind in ("tables/*.csv", "figures/*.png") for path in (finished / "results").glob(kind)}
+    assert len(shown) >= 15
+    assert all(f'<article id="{name}">' in text for name in shown)
+    assert len(text) < 5_000_000
+    versions = read_provenance(next((finished / "data/dynamics").glob("*.parquet")))["versions"]
+    assert versions["torch"] in text
+    made = json.loads((finished / "results/tables/table_1.provenance.json").read_text())
+    assert all(value in text for value in (made["spec"], made["code"], *made["files"].values()))
+
+
 def test_attribution_is_judged(finished: Path) -> None:
     rows = read_parquet(finished / "results/scores/attribution.parquet").to_pylist()
     assert {row["group"] for row in rows} == {"fine_tuning-tiny-rte"}
@@ -191,7 +203,8 @@ def test_changed_setting_reruns_what_depends_on_it(copy: Path) -> None:
     edit(copy, lambda p: p["scores"].update(confidence=0.5))
     edit(copy, lambda p: p["simulators"]["methods"]["simfluence"].update(strengths=[0.1, 10.0]))
     judged = dict.fromkeys(("score_simulations", "judge_attribution", "judge_simulators", "judge_choices"), 1)
-    assert planned(copy) == {**judged, "refit_simulators": 4, "write_table": 10, "write_figure": 30, "all": 1}
+    shown = {"write_table": 10, "write_figure": 30, "write_report": 1}
+    assert planned(copy) == {**judged, "refit_simulators": 4, **shown, "all": 1}
     edit(copy, lambda p: p["scores"].update(confidence=0.95))
     assert planned(copy) == {}
 

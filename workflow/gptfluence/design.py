@@ -108,6 +108,9 @@ ANY_LENGTH = ("persistence", "global_ar1", "gptfluence")
 RANKING_METHOD = "gptfluence"
 """The simulator whose self factors rank examples that may be mislabelled."""
 PUBLISHED = PACKAGE / "paper" / "published.csv"
+REPORT_FILE = "results/report.html"
+REPORT_LOOK = tuple(PACKAGE / "report" / name for name in ("report.html.jinja", "report.css"))
+"""What the report is made of beside code."""
 
 
 @dataclass(frozen=True, eq=False)  # compared, and cached, by identity
@@ -253,6 +256,7 @@ class Design:
             stages[name] = [f"results/tables/{name}.{form}" for form in (*TABLE_FORMS, "provenance.json")]
         for name in FIGURES:
             stages[name] = [f"results/figures/{name}.{form}" for form in (*FIGURE_FORMS, "provenance.json")]
+        stages["report"] = [REPORT_FILE, provenance_file(REPORT_FILE)]
         return stages
 
     def _text_is_read(self) -> bool:
@@ -925,6 +929,67 @@ class Design:
             parts["hyperparameters"] = hyperparameters(self.params, list(self.groups.values()), item)
         return parts
 
+    def _report_spec(self, specs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """For write_report: all that is shown, and what made it.
+
+        Args:
+            specs: of every other job whose output has a plain name, by stage.
+        """
+        return {
+            "scale": self.params.scale,
+            "models": self._models_in_order(),
+            "tables": {table: specs[table] for table in TABLES},
+            "figures": {figure: f"results/figures/{figure}.png" for figure in FIGURES},
+            "scores": dict(SCORED),
+            "gangs": [
+                {
+                    "scenario": gang.runs[0].scenario,
+                    "model": gang.runs[0].model,
+                    "name": Path(gang.manifest).stem,
+                    "runs": [{"split": run.split, "shard": run.shard} for run in gang.runs],
+                }
+                for gang in self.gangs.values()
+            ],
+            "jobs": self._timed_jobs(),
+            "devices": {m: "gpu" if self.params.dynamics.models[m].gpu else "cpu" for m in self.models},
+            "stages": {
+                stage: {"files": files, "digest": digest(specs.get(stage, files))}
+                for stage, files in self.stages.items()
+                if stage != "report"
+            },
+            "published": file_digest(PUBLISHED),
+            "look": [file_digest(path) for path in REPORT_LOOK],
+            "code": code_digest("report.write"),
+        }
+
+    def _timed_jobs(self) -> dict[str, list[str]]:
+        """Return what Snakemake's notes on the jobs of each rule are called, of all that take time but train no run."""
+        files = {
+            "pretrain_model": [folder for model in self.models if (folder := self.model_folder(model))],
+            "encode_examples": [f for f in self.stages["features"] if Path(f).name.startswith("text.")],
+            "sketch_gradients": [f for f in self.stages["features"] if Path(f).name.startswith("gradients.")],
+            "attribute_examples": [self.table_file(group) for group in self.attributed_groups()],
+            "measure_kernels": [self.kernels_file(group) for group in self.kernel_groups()],
+            "replay_runs": [self.replays_file(gang) for gang in self.replayed_gangs()],
+            "fit_simulator": [self.simulator_file(*key) for key in self.fits()],
+            "simulate_runs": [self.simulations_file(*pair) for pair in self.simulation_pairs()],
+            "refit_simulators": self.stages["refits"],
+            "choose_data": [self.choices_file(group) for group in self.choice_groups()],
+            "rank_mislabels": [self.ranking_file] if self.ranking_file else [],
+        }
+        return {
+            rule: [Path(f).name if rule == "pretrain_model" else Path(f).stem for f in named]
+            for rule, named in files.items()
+        }
+
+    def report_inputs(self) -> list[str]:
+        """Paths of what the report shows: what tables are made from, drawn figures, and what is said of all of them."""
+        shown = [
+            f for name in (*TABLES, *FIGURES) for f in self.stages[name] if f.endswith((".png", ".provenance.json"))
+        ]
+        judged = [f for name, files in self.stages.items() if name.startswith("scores") for f in files]
+        return judged + shown
+
     def plain_specs(self) -> dict[str, dict[str, Any]]:
         """Return the spec of every job whose output has a plain name, by its stage."""
         tables = {table: self.table_spec(table) for table in TABLES}
@@ -937,7 +1002,8 @@ class Design:
             "scores_convergence": self.convergence_spec(),
             "scores_costs": self.costs_spec(),
         }
-        return judged | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
+        specs = judged | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
+        return specs | {"report": self._report_spec(specs)}
 
 
 def _run_spec(run: Run, split: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ rule refit_simulators:
         ),
     log:
         "logs/refits/{group}.{metric}.{hash}.log",
+    benchmark:
+        "results/benchmarks/refit_simulators/{group}.{metric}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1

@@ -236,6 +236,10 @@ def spec_of_figure(wildcards):
     return spec_of_stage(wildcards.figure)
 
 
+def spec_of_report(wildcards):
+    return spec_of_stage("report")
+
+
 def local_files_of_task(wildcards):
     source = DESIGN.tasks[wildcards.task]["source"]
     templates = DESIGN.tasks[wildcards.task]["templates"]
@@ -464,6 +468,11 @@ def inputs_of_table(wildcards):
 
 def inputs_of_figure(wildcards):
     return inputs_of_stage(DESIGN.figure_inputs(wildcards.figure), wildcards.figure)
+
+
+def inputs_of_report(wildcards):
+    shards = manifests_of_runs(DESIGN.runs.values())
+    return inputs_of_stage([*DESIGN.report_inputs(), *shards], "report")
 
 
 def model_of(wildcards):

@@ -19,15 +19,24 @@ def write_table(spec: dict[str, Any], outputs: dict[str, Path]) -> None:
     Args:
         spec: module (of this package), table (which of those that it lays out), scale, what that module's `make_page`
             reads, and optionally models, their names in the order of the rows (default: by name).
-        outputs: paths by form: csv (tidy, full precision), md, tex, html (for the report).
+        outputs: paths by form: csv (tidy, full precision), md, tex, html.
+
+    Raises:
+        UserError: the scores are missing or damaged.
+    """
+    page = make_page(spec)
+    markdown = render_markdown(page)
+    texts = {"csv": render_csv(page), "md": markdown, "html": render_html(markdown), "tex": render_latex(page)}
+    for form, path in outputs.items():
+        write_text(path, texts[form])
+
+
+def make_page(spec: dict[str, Any]) -> Page:
+    """Lay out one table, whatever it is rendered as; `spec` as for `write_table`.
 
     Raises:
         UserError: the scores are missing or damaged.
     """
     # Found when called, not imported above: a change of one table is none of the others' (see `identity`).
     page: Page = importlib.import_module(f"{__name__}.{spec['module']}").make_page(spec)
-    page = replace(page, notes=[*page.notes, *spec.get("notes", ())])
-    markdown = render_markdown(page)
-    texts = {"csv": render_csv(page), "md": markdown, "html": render_html(markdown), "tex": render_latex(page)}
-    for form, path in outputs.items():
-        write_text(path, texts[form])
+    return replace(page, notes=[*page.notes, *spec.get("notes", ())])

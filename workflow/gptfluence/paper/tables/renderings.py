@@ -1,4 +1,4 @@
-"""A table as tidy CSV, as Markdown, and as a page for the report."""
+"""A table as tidy CSV, as Markdown, and as a page by itself."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def render_markdown(page: Page) -> str:
 
 
 def render_html(markdown: str) -> str:
-    """Return the table as a page by itself, for the report."""
+    """Return the table as a page by itself."""
     body = MarkdownIt("commonmark").enable("table").render(markdown)
     return f'<!DOCTYPE html>\n<html lang="en"><meta charset="utf-8"><style>{_STYLE}</style>\n{body}</html>\n'
