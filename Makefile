@@ -13,6 +13,7 @@ nano: .venv/ready
 	@echo
 	@echo "Tables:  results/tables/   (table_1.md ... table_4.md, table_attribution.md, also csv, html and tex)"
 	@echo "Figures: results/figures/  (figure_2.png ... figure_11.png, figure_attribution.png, also pdf)"
+	@echo "What if: results/whatif.html (open it in a browser)"
 	@echo "Report:  results/report.html"
 
 test: .venv/ready

@@ -19,6 +19,7 @@ include: "workflow/rules/7_mislabels.smk"
 include: "workflow/rules/7_choices.smk"
 include: "workflow/rules/8_scores.smk"
 include: "workflow/rules/9_paper.smk"
+include: "workflow/rules/9_page.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -29,6 +30,7 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
+        rules.page.input,
         manifests_to_mend,
     localrule: True
 

@@ -51,6 +51,7 @@ COMMANDS = {
     "judge_choices": "scores.choices",
     "write_table": "paper.tables",
     "write_figure": "paper.figures",
+    "write_page": "page.write",
 }
 
 

@@ -38,6 +38,7 @@ _RULES = {
     "scores_choices": ("judge_choices",),
     **{table: ("write_table",) for table in TABLES},
     **{figure: ("write_figure",) for figure in FIGURES},
+    "page": ("write_page",),
 }
 """What a stage may run: its own rules, so that what was not pulled is an error and never trained anew unasked."""
 
