@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gptfluence.io import read_parquet, write_text
-from gptfluence.page.groups import DETAILS, label_of, pack_group, read_group
+from gptfluence.page.groups import DETAILS, Group, label_of, pack_group, read_group
 from gptfluence.words import LEVELS
 
 LIMIT = 2_900_000
@@ -38,19 +38,20 @@ def write_page(spec: dict[str, Any], output: Path) -> None:
     for own in spec["groups"]:
         log.info("%s", own["group"])
         groups.append(read_group(own, scores))
+    write_text(output, render_page(groups, spec["scale"]))
+
+
+def render_page(groups: list[Group], scale: str) -> str:
+    """Return the page of some groups, with as much of each as keeps it below `LIMIT`."""
     app, style, template = (_read(name) for name in ("app.js", "app.css", "page.html"))
     index = {
-        "scale": spec["scale"],
+        "scale": scale,
         "levels": list(LEVELS),
-        "groups": [{"name": own["group"], "label": label_of(own)} for own in spec["groups"]],
+        "groups": [{"name": group.spec["group"], "label": label_of(group.spec)} for group in groups],
         "notes": [] if groups else ["The plan has no simulator of kind gradient_response: there is nothing to show."],
     }
-    for detail in DETAILS:
-        blocks = [base64.b64encode(pack_group(group, detail)).decode() for group in groups]
-        if sum(map(len, blocks)) + len(app) + len(style) <= LIMIT:
-            break
-    log.info("%s tests a task at most, %s unseen pools of mixtures", detail.tests, "with" if detail.unseen else "without")
     data = [f'<script type="application/json" id="index">{_escaped(index)}</script>']
+    blocks = _pack_groups(groups, LIMIT - len(app) - len(style))
     data += [f'<script type="text/plain" id="group-{i}">{block}</script>' for i, block in enumerate(blocks)]
     parts = {
         "csp": f"default-src 'none'; script-src {_source(app)}; style-src {_source(style)}; base-uri 'none'; "
@@ -59,7 +60,18 @@ def write_page(spec: dict[str, Any], output: Path) -> None:
         "data": "\n".join(data),
         "app": app,
     }
-    write_text(output, re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], template))
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], template)
+
+
+def _pack_groups(groups: list[Group], limit: int) -> list[str]:
+    """Return the groups' blocks in base64, in the most detail with which they have no more than so many bytes."""
+    for detail in DETAILS:
+        blocks = [base64.b64encode(pack_group(group, detail)).decode() for group in groups]
+        size = sum(map(len, blocks))
+        log.info("%s: %.1f MB", detail, size / 1e6)
+        if size <= limit:
+            break
+    return blocks
 
 
 def _read(name: str) -> str:

@@ -211,22 +211,15 @@ function Shown({ index, data, view, setView, open, say }: Props) {
         </label>
       </section>
       <main id="main" tabIndex={-1}>
-        <div class="column">
         <section aria-labelledby="curves" class="curves">
           <h2 id="curves">Measured and predicted {metric.label} of {test.label}</h2>
           <Chart lines={lines} metric={metric} step={view.step} levels={index.levels} onStep={(step) => change({ step })} />
-          <label class="scrub">Updates made: <output>{view.step} of {data.steps}</output>
-            <input id="step" type="range" min={0} max={data.steps} value={view.step} onInput={(event) => change({ step: Number(event.currentTarget.value) })} />
+          <label class="scrub">Updates made: {view.step} of {data.steps}
+            <input id="step" type="range" aria-valuetext={`${view.step} of ${data.steps} updates: predicted ${shown(value(a, view.step))}`} min={0} max={data.steps} value={view.step} onInput={(event) => change({ step: Number(event.currentTarget.value) })} />
           </label>
           <Values lines={lines} metric={metric} step={view.step} levels={index.levels} />
           <Standing data={data} metric={metric} own={place.own} view={view} a={a} belief={belief} />
         </section>
-        <section aria-labelledby="about-test" class="test">
-          <h2 id="about-test">The test example</h2>
-          <TestText example={test} />
-          <Ranking data={data} metric={metric} slots={a.slots} effects={effects} until={until} onTakeOut={takeOut} />
-        </section>
-        </div>
         <div class="column">
         <section aria-labelledby="curriculum" class="curriculum">
           <h2 id="curriculum">Curriculum A{view.a.edits.size ? `: ${view.a.edits.size} of ${a.slots.length} slots changed` : ""}</h2>
@@ -261,6 +254,11 @@ function Shown({ index, data, view, setView, open, say }: Props) {
           <Palette data={data} metric={metric} update={update} slots={a.slots} slot={view.slot} influence={influence} belief={belief} until={until} onPut={put} />
         </section>
         </div>
+        <section aria-labelledby="about-test" class="test">
+          <h2 id="about-test">The test example</h2>
+          <TestText example={test} />
+          <Ranking data={data} metric={metric} slots={a.slots} effects={effects} until={until} onTakeOut={takeOut} />
+        </section>
       </main>
       <Notes data={data} index={index} />
     </>

@@ -8,13 +8,12 @@ const LISTED = 30;
 
 /** A number with its sign, and in words whether it helps. */
 function Effect({ value, metric }: { value: number; metric: Metric }) {
-  const helps = metric.lower ? value < 0 : value > 0;
-  const digits = metric.digits;
-  const text = Math.abs(value).toFixed(digits);
-  const none = Number(text) === 0;
+  const text = Math.abs(value).toFixed(metric.digits);
+  if (Number(text) === 0) return <span class="effect">{text}</span>;
+  const helps = metric.lower === value < 0;
   return (
-    <span class={`effect ${none ? "" : helps ? "helps" : "hurts"}`} title={none ? "no effect" : helps ? "helps" : "hurts"}>
-      {none ? "" : helps ? "▼ " : "▲ "}{value < 0 && !none ? "−" : none ? "" : "+"}{text}
+    <span class={`effect ${helps ? "helps" : "hurts"}`}>
+      <span aria-hidden="true">{value < 0 ? "▼" : "▲"}</span> {value < 0 ? "−" : "+"}{text}<span class="unseen">, {helps ? "helps" : "hurts"}</span>
     </span>
   );
 }
