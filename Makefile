@@ -13,6 +13,7 @@ nano: .venv/ready
 	@echo "Report:  results/report.html, with all tables and figures"
 	@echo "Tables:  results/tables/   (table_1.md ... table_13.md, table_attribution.md, also csv, html and tex)"
 	@echo "Figures: results/figures/  (figure_1.png ... figure_30.png, figure_attribution.png, also pdf)"
+	@echo "What if: results/whatif.html (open it in a browser)"
 
 test: .venv/ready
 	python -m pytest -n 2 --dist loadfile

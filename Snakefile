@@ -19,6 +19,7 @@ include: "workflow/rules/7_mislabels.smk"
 include: "workflow/rules/7_choices.smk"
 include: "workflow/rules/8_scores.smk"
 include: "workflow/rules/9_paper.smk"
+include: "workflow/rules/9_page.smk"
 include: "workflow/rules/10_report.smk"
 
 
@@ -28,6 +29,7 @@ rule all:
         rules.tables.input,
         rules.figures.input,
         rules.write_report.output,
+        rules.page.input,
         manifests_to_mend,
     localrule: True
 

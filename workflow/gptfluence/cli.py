@@ -53,6 +53,7 @@ COMMANDS = {
     "measure_costs": "scores.costs",
     "write_table": "paper.tables",
     "write_figure": "paper.figures",
+    "write_page": "page.write",
     "write_report": "report.write",
 }
 

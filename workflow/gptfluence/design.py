@@ -111,6 +111,9 @@ PUBLISHED = PACKAGE / "paper" / "published.csv"
 REPORT_FILE = "results/report.html"
 REPORT_LOOK = tuple(PACKAGE / "report" / name for name in ("report.html.jinja", "report.css"))
 """What the report is made of beside code."""
+PAGE_FILE = "results/whatif.html"
+PAGE_LOOK = tuple(PACKAGE / "page" / name for name in ("app.js", "app.css", "page.html"))
+"""What the what-if page is made of beside code and data; app.js and app.css are bundled from workflow/page."""
 
 
 @dataclass(frozen=True, eq=False)  # compared, and cached, by identity
@@ -256,6 +259,7 @@ class Design:
             stages[name] = [f"results/tables/{name}.{form}" for form in (*TABLE_FORMS, "provenance.json")]
         for name in FIGURES:
             stages[name] = [f"results/figures/{name}.{form}" for form in (*FIGURE_FORMS, "provenance.json")]
+        stages["page"] = [PAGE_FILE, provenance_file(PAGE_FILE)]
         stages["report"] = [REPORT_FILE, provenance_file(REPORT_FILE)]
         return stages
 
@@ -990,6 +994,47 @@ class Design:
         judged = [f for name, files in self.stages.items() if name.startswith("scores") for f in files]
         return judged + shown
 
+    @cache  # noqa: B019
+    def page_spec(self) -> dict[str, Any]:
+        """For write_page: every group with the first method that is made of gradient kernels; none without one."""
+        method = next((name for name, of in self.methods.items() if of["kind"] == GRADIENT_RESPONSE), None)
+        pairs = self.simulation_pairs() if method else []
+        return {
+            "groups": [self._page_group_spec(group, method) for group in dict.fromkeys(group for group, _ in pairs)],
+            "scores": SCORES_FILE,
+            "scored": digest(self.score_spec()),
+            "scale": self.params.scale,
+            "look": [file_digest(path) for path in PAGE_LOOK],
+            "code": code_digest("page.write"),
+        }
+
+    def _page_group_spec(self, group: str, method: str) -> dict[str, Any]:
+        chosen = self.groups[group]
+        splits = ("fit", "validate", "held_out", "unseen")
+        metrics = [
+            {"metric": metric, "simulator": self.simulator_file(group, metric, method)}
+            | {key: value for key, value in self._group_spec(group, metric, splits).items() if key in ("test_tasks", "runs")}
+            for metric in chosen.metrics
+        ]
+        return {
+            "group": group,
+            "scenario": chosen.scenario,
+            "model": chosen.model,
+            "format": chosen.runs[0].format,
+            "method": method,
+            "train_tasks": list(chosen.train_tasks),
+            **self._sizes(chosen),
+            "pool": self.params.plan.pool,
+            "task_files": {task: self.task_file(task) for task in (*chosen.train_tasks, *chosen.test_tasks)},
+            "metrics": metrics,
+        }
+
+    def page_inputs(self) -> list[str]:
+        """Paths of what the page is made from, but the runs' own."""
+        groups = self.page_spec()["groups"]
+        files = [metric["simulator"] for group in groups for metric in group["metrics"]]
+        return [SCORES_FILE, *files, *dict.fromkeys(f for group in groups for f in group["task_files"].values())]
+
     def plain_specs(self) -> dict[str, dict[str, Any]]:
         """Return the spec of every job whose output has a plain name, by its stage."""
         tables = {table: self.table_spec(table) for table in TABLES}
@@ -1002,7 +1047,8 @@ class Design:
             "scores_convergence": self.convergence_spec(),
             "scores_costs": self.costs_spec(),
         }
-        specs = judged | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
+        figures = {figure: self.figure_spec(figure) for figure in FIGURES}
+        specs = judged | tables | figures | {"page": self.page_spec()}
         return specs | {"report": self._report_spec(specs)}
 
 

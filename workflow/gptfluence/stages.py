@@ -40,6 +40,7 @@ _RULES = {
     "scores_costs": ("measure_costs",),
     **{table: ("write_table",) for table in TABLES},
     **{figure: ("write_figure",) for figure in FIGURES},
+    "page": ("write_page",),
     "report": ("write_report",),
 }
 """What a stage may run: its own rules, so that what was not pulled is an error and never trained anew unasked."""

@@ -236,6 +236,10 @@ def spec_of_figure(wildcards):
     return spec_of_stage(wildcards.figure)
 
 
+def spec_of_page(wildcards):
+    return spec_of_stage("page")
+
+
 def spec_of_report(wildcards):
     return spec_of_stage("report")
 
@@ -468,6 +472,13 @@ def inputs_of_table(wildcards):
 
 def inputs_of_figure(wildcards):
     return inputs_of_stage(DESIGN.figure_inputs(wildcards.figure), wildcards.figure)
+
+
+def inputs_of_page(wildcards):
+    groups = [DESIGN.groups[spec["group"]] for spec in DESIGN.page_spec()["groups"]]
+    splits = ("fit", "validate", "held_out", "unseen")
+    runs = [run for group in groups for run in group.runs if run.split in splits]
+    return inputs_of_stage([*DESIGN.page_inputs(), *files_of_runs(runs)], "page")
 
 
 def inputs_of_report(wildcards):
