@@ -49,7 +49,13 @@ def main() -> None:
 
 
 def _tell(name: str, ours: float, other: float, unit: str) -> None:
-    found = {"name": name, "ours": round(ours, 1), "other": round(other, 1), "ratio": round(ours / other, 2), "unit": unit}
+    found = {
+        "name": name,
+        "ours": round(ours, 1),
+        "other": round(other, 1),
+        "ratio": round(ours / other, 2),
+        "unit": unit,
+    }
     print(json.dumps(found), flush=True)
 
 

@@ -349,6 +349,10 @@ class Design:
         rows = [{key: value for key, value in run.row().items() if key != "gang"} for run in runs]
         return spec | {"runs": rows}
 
+    def group_sizes(self, group: str) -> dict[str, Any]:
+        """Return how many training examples a task of a group has, and how many tests each."""
+        return self._sizes(self.groups[group])
+
     def _sizes(self, group: Group) -> dict[str, Any]:
         first = self.tasks[group.train_tasks[0]]
         return {

@@ -89,7 +89,7 @@ def read_trajectories(content: bytes, unread: Unread) -> Points:
         try:
             step = np.fromiter([point["step"] for point in points], np.int64, len(points))
             value = np.fromiter([point["loss"] for point in points], np.float64, len(points))
-            if len(step) and not (0 <= step.min() and step.max() <= _MAX_STEP):
+            if len(step) and not (step.min() >= 0 and step.max() <= _MAX_STEP):
                 raise ValueError
         except (TypeError, KeyError, ValueError, OverflowError):
             step, value = _some_points(points, number, unread)
