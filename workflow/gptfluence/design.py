@@ -526,12 +526,11 @@ class Design:
         if not self.released:
             return []
         methods = [name for name in self.params.simulators.methods if name not in self.methods]
+        first = min(run.first_step for run in self.runs.values() if isinstance(run, ReleasedRun))
+        absent = ", ".join([*methods, "replays of gradients, attribution, mislabelled and chosen data"])
         return [
-            f"The runs are those of the published data set GPTDynamics, measured from step "
-            f"{min(run.first_step for run in self.runs.values() if isinstance(run, ReleasedRun))} on; "  # fmt: skip
-            "values that it lacks are not judged. Left out, as the data set holds neither GPTs nor gradients: "
-            + ", ".join([*methods, "replays of gradients, attribution, mislabelled and chosen data"])
-            + "."
+            f"The runs are those of the published data set GPTDynamics, measured from step {first} on; values that it "
+            f"lacks are not judged. Left out, as the data set holds neither GPTs nor gradients: {absent}."
         ]
 
     def features_of(self, group: str, settings: dict[str, Any]) -> str | None:

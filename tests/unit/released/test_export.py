@@ -157,7 +157,7 @@ def test_nothing_is_published_by_halves(design: Design, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other settings"):
         export(design, "huggingface", tmp_path / "out")
     Path(run.shard).unlink()
-    with pytest.raises(UserError, match="1 of .* files are missing"):
+    with pytest.raises(UserError, match=r"1 of .* files are missing"):
         export(design, "released", tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
     (tmp_path / "out").mkdir()

@@ -150,7 +150,7 @@ def test_names_depend_on_what_files_hold_and_not_on_where_they_stand(folder: Pat
 
 
 def test_what_is_not_imported_is_said_to_be_so(folder: Path, raw_params: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="not imported yet. Run: gptfluence import PATH"):
+    with pytest.raises(UserError, match=r"not imported yet. Run: gptfluence import PATH"):
         design_of(raw_params)
     make_release(folder / "r")
     import_release(folder / "r", Path("data/own/gptdynamics"), OFFSETS)

@@ -16,8 +16,8 @@ _MEANING = {
     "run_id": "the run",
     "scenario": "fine_tuning (one task) or instruction_tuning (a mixture of tasks)",
     "model": "the GPT that was trained",
-    "split": "what the run serves for: fit, validate, held_out, unseen (other training examples), repeat (of a held-out "
-    "run, other texts sampled), subset, noisy, corrected, chosen",
+    "split": "what the run serves for: fit, validate, held_out, unseen (other training examples), repeat (of a "
+    "held-out run, other texts sampled), subset, noisy, corrected, chosen",
     "pool": "part of the tasks that training examples are drawn from",
     "format": "of the prompts: plain or instruction",
     "train_tasks": "tasks that it trained on",
@@ -54,8 +54,15 @@ _LICENCES = {
     "released": (
         "other",
         "Runs and texts are those of GPTDynamics: under the licence that its authors gave it, and those of the tasks.",
-    ),  # fmt: skip
+    ),
 }
+_MADE = {
+    False: "By GPTfluence: the workflow draws curricula, trains a GPT on each, and measures it before the first update "
+    "and after each one.",
+    True: "By GPTfluence, from the published data set GPTDynamics; steps count its updates, and it has no step 0. What "
+    "it lacks is null.",
+}
+"""How dynamics were made, by whether they are released ones."""
 
 
 def write_card(
@@ -84,8 +91,8 @@ def write_card(
         "",
         f"# {front['pretty_name']}",
         "",
-        f"{len(runs)} runs: GPTs trained on known examples in a known order, and measured on every test example at every "
-        "step.",
+        f"{len(runs)} runs: GPTs trained on known examples in a known order, and measured on every test example at "
+        "every step.",
         "",
         "```python",
         "import datasets",
@@ -111,12 +118,8 @@ def write_card(
         "",
         "## How it was made",
         "",
-        "By GPTfluence: the workflow draws curricula, trains a GPT on each, and measures it before the first update and "
-        "after each one."
-        if not design.released
-        else "By GPTfluence, from the published data set GPTDynamics; steps count its updates, and it has no step 0. What "
-        "it lacks is null.",
-        f"Code of the dynamics: {first.get('code', 'not recorded')}. {f'Versions: {versions}.' if versions else ''}".strip(),
+        _MADE[design.released is not None],
+        f"Code of the dynamics: {first.get('code', 'not recorded')}." + (f" Versions: {versions}." if versions else ""),
         "",
         "## Licence",
         "",

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from gptfluence.design import Design
 from gptfluence.errors import UserError
-from gptfluence.io import atomic_folder, atomic_path, read_parquet, read_provenance
+from gptfluence.io import atomic_folder, read_parquet, read_provenance
 from gptfluence.notes import Notes
 from gptfluence.params import ReleasedScale
 from gptfluence.released.card import write_card
@@ -96,11 +96,12 @@ def _write(folder: Path, config: str, tables: Iterator[pa.Table]) -> int:
     schema, rows = CONFIGS[config], 0
     # Words as plain text in the file's schema: readers of data sets need no dictionaries.
     plain = pa.schema([(f.name, pa.string() if f.type == _WORD else f.type) for f in schema])
-    with atomic_path(folder / "data" / f"{config}.parquet") as part:
-        with pq.ParquetWriter(part, plain, compression="zstd", write_page_checksum=True) as writer:
-            for table in tables:
-                writer.write_table(table.select(schema.names).cast(plain))
-                rows += table.num_rows
+    (folder / "data").mkdir(exist_ok=True)
+    path = folder / "data" / f"{config}.parquet"
+    with pq.ParquetWriter(path, plain, compression="zstd", write_page_checksum=True) as writer:
+        for table in tables:
+            writer.write_table(table.select(schema.names).cast(plain))
+            rows += table.num_rows
     return rows
 
 

@@ -126,8 +126,8 @@ class Source:
 
     def _damaged(self, error: Exception) -> UserError:
         return UserError(
-            f"{self.path}: no tar, or damaged or cut short ({str(error) or type(error).__name__}). Compare its size with "
-            "the published one, download it again, and import again."
+            f"{self.path}: no tar, or damaged or cut short ({str(error) or type(error).__name__}). Compare its size "
+            "with the published one, download it again, and import again."
         )
 
     def _reader(self, tar: tarfile.TarFile, header: tarfile.TarInfo) -> Callable[[], bytes]:

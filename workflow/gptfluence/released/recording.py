@@ -55,7 +55,7 @@ class Recording:
     def add(self, path: PurePosixPath, kind: RunFile, content: bytes, place: int) -> None:
         """Take in one file."""
         self.place = place
-        name = path.relative_to(self.folder).as_posix()
+        name = "/".join(path.parts[len(self.folder.parts) :])
         self.empty.discard(name)
         self.unread.pop(name, None)
         if not content.strip():

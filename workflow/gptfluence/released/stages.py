@@ -89,8 +89,8 @@ def import_curricula(spec: dict[str, Any], folder: Path) -> None:
 def import_runs(spec: dict[str, Any], output: Path) -> None:
     """Write the shards of a group of released runs, and list them in the manifest `output`.
 
-    Columns as those of our own runs; steps are the release's, from its first one, which is after an update. What was not
-    measured is null.
+    Columns as those of our own runs; steps are the release's, from its first one, which is after an update. What was
+    not measured is null.
 
     Args:
         spec: see `design.Design.gang_spec`.
