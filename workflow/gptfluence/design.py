@@ -244,7 +244,7 @@ class Design:
 
     def machine(self, model: str) -> Model:
         """What jobs with a model ask of a machine; next to nothing where it is trained elsewhere."""
-        return Model(max_length=16) if self.released else self.params.dynamics.models[model]
+        return Model(max_length=16, runtime_min=1) if self.released else self.params.dynamics.models[model]
 
     def drawn_runs(self) -> list[Run]:
         """Every run whose curriculum is drawn: all but those on corrected labels and on chosen data."""
