@@ -105,7 +105,9 @@ def write_raw(root: Path, run: MadeUp, folder: str | None = None) -> Path:
     lines = ["loading the model", "{'train_runtime': 12.5, 'epoch': 3.0}"]
     for step, batch in enumerate(run.batches, 1):
         bar = f"  {step}%|###   | {step}/6 [00:0{step}<00:05,  1.2it/s]" if step % 2 else ""
-        lines.append(f"{bar}{{'loss': 0.5, 'learning_rate': 5e-07, 'epoch': None, 'step': {step}, 'samples_id': {batch}}}")
+        lines.append(
+            f"{bar}{{'loss': 0.5, 'learning_rate': 5e-07, 'epoch': None, 'step': {step}, 'samples_id': {batch}}}"
+        )
     (place / "log.out").write_text("\n".join(lines) + "\n")
     for task in dict.fromkeys(task for task, _ in run.values):
         kind = "metric" if (task, "bleu") in run.values else "loss"

@@ -209,6 +209,14 @@ def _ask(options: argparse.Namespace) -> None:
     commands.run(options)
 
 
+def _export(options: argparse.Namespace) -> None:
+    from gptfluence.released.export import export
+
+    _start_log(None)
+    runs = export(_design(options.params, options.scale), options.format, options.output)
+    print(f"{len(runs)} runs, to {options.output}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gptfluence", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -237,6 +245,13 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("path", type=Path, help="the release's tar, or the folder that it was unpacked to")
     imported.add_argument("--params", type=Path, default=Path("params.yaml"))
     imported.add_argument("--scale", default="gptdynamics", help="scale of source released (default: gptdynamics)")
+    from gptfluence.released.words import FORMS
+
+    exported = add(_export, "export", "publish the dynamics of a scale: a Hugging Face data set, or as GPTDynamics")
+    exported.add_argument("--format", choices=FORMS, required=True)
+    exported.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    exported.add_argument("--params", type=Path, default=Path("params.yaml"))
+    exported.add_argument("--scale", help="another scale than the one that params.yaml names")
     from gptfluence.attribution import trace
 
     traced = add(_trace, "trace", "find the passages of a corpus that taught a model what queries ask for")

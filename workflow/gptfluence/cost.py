@@ -422,6 +422,9 @@ class Estimate:
     device: str
 
 
+_COPY_SECONDS = 0.1  # of a released run, which is not trained
+
+
 class Costs:
     """Estimates for the groups of a plan; each file is read at most once.
 
@@ -437,8 +440,7 @@ class Costs:
         own = {} if design.released else design.models
         self._shapes = {model: model_shape(design, model, folder) for model in own}
         self._lengths: dict[tuple[str, str], Lengths] = {}
-        # Released runs are copied.
-        self._work = {n: Work(0.0, 0.0, 0.0) if design.released else self._work_of(g) for n, g in design.groups.items()}
+        self._work = {} if design.released else {name: self._work_of(group) for name, group in design.groups.items()}
         self._measured: dict[str, list[float]] = {}
         for gang in design.gangs.values():
             seconds = measured_seconds(gang, folder)
@@ -451,8 +453,10 @@ class Costs:
 
         For other runs of the group see `relative_length`.
         """
+        if self._design.released:
+            return Estimate(0.0, _COPY_SECONDS, "modelled", "cpu")
         chosen, work = self._design.groups[group], self._work[group]
-        device = "gpu" if self._design.machine(chosen.model).gpu else "cpu"
+        device = "gpu" if self._design.params.dynamics.models[chosen.model].gpu else "cpu"
         flops = work and work.flops
         if group in self._measured:
             return Estimate(flops, statistics.median(self._measured[group]), "measured", device)

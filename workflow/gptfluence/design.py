@@ -285,7 +285,7 @@ class Design:
 
     def machine(self, model: str) -> Model:
         """What jobs with a model ask of a machine; next to nothing where it is trained elsewhere."""
-        return Model(max_length=16) if self.released else self.params.dynamics.models[model]
+        return Model(max_length=16, runtime_min=1) if self.released else self.params.dynamics.models[model]
 
     def drawn_runs(self) -> list[Run]:
         """Every run whose curriculum is drawn: all but those on corrected labels and on chosen data."""
@@ -389,6 +389,10 @@ class Design:
         spec = {key: value for key, value in self.gang_spec(runs[0].gang).items() if key not in machine}
         rows = [{key: value for key, value in run.row().items() if key != "gang"} for run in runs]
         return spec | {"runs": rows}
+
+    def group_sizes(self, group: str) -> dict[str, Any]:
+        """Return how many training examples a task of a group has, and how many tests each."""
+        return self._sizes(self.groups[group])
 
     def _sizes(self, group: Group) -> dict[str, Any]:
         first = self.tasks[group.train_tasks[0]]
@@ -563,12 +567,11 @@ class Design:
         if not self.released:
             return []
         methods = [name for name in self.params.simulators.methods if name not in self.methods]
+        first = min(run.first_step for run in self.runs.values() if isinstance(run, ReleasedRun))
+        absent = ", ".join([*methods, "replays of gradients, attribution, mislabelled and chosen data"])
         return [
-            f"The runs are those of the published data set GPTDynamics, measured from step "
-            f"{min(run.first_step for run in self.runs.values() if isinstance(run, ReleasedRun))} on; "  # fmt: skip
-            "values that it lacks are not judged. Left out, as the data set holds neither GPTs nor gradients: "
-            + ", ".join([*methods, "replays of gradients, attribution, mislabelled and chosen data"])
-            + "."
+            f"The runs are those of the published data set GPTDynamics, measured from step {first} on; values that it "
+            f"lacks are not judged. Left out, as the data set holds neither GPTs nor gradients: {absent}."
         ]
 
     def features_of(self, group: str, settings: dict[str, Any]) -> str | None:

@@ -109,7 +109,9 @@ def test_irregular_preprocessed_runs(tmp_path: Path) -> None:
     (place / "all_bleu_trajectory.out").write_bytes(b"")
     report = import_release(tmp_path / "r", tmp_path / "i", OFFSETS)
     cells, found = kept(tmp_path / "i", report, run)
-    expected = {k: v for k, v in measured(run).items() if k[1] != "bleu" and k[1:] not in [("loss", 1, 2), ("loss", 1, 3)]}
+    expected = {
+        k: v for k, v in measured(run).items() if k[1] != "bleu" and k[1:] not in [("loss", 1, 2), ("loss", 1, 3)]
+    }
     assert cells == expected
     assert found == dict(enumerate(run.batches, 1))
     told = described(report, run)
@@ -117,7 +119,9 @@ def test_irregular_preprocessed_runs(tmp_path: Path) -> None:
     assert told["unread"] == {"all_loss_trajectory.out": [1, "line 5: not a JSON object"]}
     assert told["tests"]["webnlg"]["gaps"] == {"loss": 2, "rouge_l": 0}
     text = (tmp_path / "i/report.txt").read_text()
-    assert "empty files: 1 runs" in text and "values that were not measured: 1 runs" in text and "lines left out" in text
+    assert (
+        "empty files: 1 runs" in text and "values that were not measured: 1 runs" in text and "lines left out" in text
+    )
 
 
 def test_irregular_raw_runs(tmp_path: Path) -> None:
@@ -205,6 +209,7 @@ def test_an_interrupted_import_goes_on_and_ends_with_the_same_bytes(
 
     def counted(self: Source) -> Iterator[Any]:
         for member, behind in members(self):
+
             def read(member: Any = member) -> bytes:
                 reads.append(str(member.path))
                 return member.read()

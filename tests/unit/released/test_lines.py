@@ -38,7 +38,9 @@ def test_what_is_no_trajectory_is_left_out_and_counted(line: str) -> None:
 
 
 def test_single_points_that_are_wrong_cost_no_others() -> None:
-    points = '[{"step": 1, "loss": NaN}, {"step": 2}, 5, {"step": "3", "loss": 1}, {"step": 4, "loss": 4}, {"step": -1}]'
+    points = (
+        '[{"step": 1, "loss": NaN}, {"step": 2}, 5, {"step": "3", "loss": 1}, {"step": 4, "loss": 4}, {"step": -1}]'
+    )
     rows, unread = trajectories(f'{{"id": 0, "loss_trajectory": {points}}}')
     assert [row[:2] for row in rows] == [(0, 1), (0, 2), (0, 4)]
     assert np.isnan(rows[0][2]) and np.isnan(rows[1][2]) and rows[2][2] == 4

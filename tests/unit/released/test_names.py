@@ -25,14 +25,19 @@ def test_runs_are_told_by_their_names() -> None:
     assert told("rte", "rte", "pythia-410m-deduped", "5e-07", "", 28) == RunName(
         "fine_tuning", "rte", "pythia-410m", 28, False, 5e-7
     )
-    assert told("wmt16_de_en", "wmt16_de_en", "pythia-410m-deduped", "5e-07", "_loss-output-token", 5).task == "wmt16_de_en"
+    assert (
+        told("wmt16_de_en", "wmt16_de_en", "pythia-410m-deduped", "5e-07", "_loss-output-token", 5).task
+        == "wmt16_de_en"
+    )
     flan = told("flan", "flan", "pythia-14m", "2e-7", "_loss-output-token", 49)
     assert (flan.kind, flan.task, flan.model, flan.learning_rate) == ("instruction_tuning", "flan", "pythia-14m", 2e-7)
     assert told("flan", "flan", "pythia-2.8b-deduped", "1e-05", "", 1).model == "pythia-2.8b"
     unseen = told("rte", "rte-ood", "pythia-410m-deduped", "5e-07", "", 3)
     assert (unseen.kind, unseen.task, unseen.unseen) == ("fine_tuning", "rte", True)
     assert told("flan_ood", "rte-ood", "pythia-410m-deduped", "5e-07", "", 3).kind == "other"
-    assert told("dataset_debug_sst2", "sst2-dataset-debug-is-mislabelled", "pythia-410m", "1e-06", "", 3).kind == "other"
+    assert (
+        told("dataset_debug_sst2", "sst2-dataset-debug-is-mislabelled", "pythia-410m", "1e-06", "", 3).kind == "other"
+    )
 
 
 def test_runs_with_other_names_are_told_by_their_folder() -> None:

@@ -56,7 +56,10 @@ def test_runs_are_split_in_the_order_of_their_seeds(report: dict[str, Any]) -> N
 def test_named_seeds_are_held_out_wherever_they_stand(report: dict[str, Any]) -> None:
     plan = plan_of(report, held_out_seeds={"rte": [2, 99], "mixture": [77]})
     assert numbers(plan, RTE) == {"fit": [1, 3, 10], "held_out": [2], "validate": [11], "unseen": [1, 2]}
-    assert numbers(plan, "instruction_tuning-pythia-410m-mixture")["held_out"] == [10, 11]  # none of those named is there
+    assert numbers(plan, "instruction_tuning-pythia-410m-mixture")["held_out"] == [
+        10,
+        11,
+    ]  # none of those named is there
 
 
 @pytest.mark.parametrize(("ids", "first", "offset"), [(0, None, 12), (12, None, 0), (0, 5, 5), (5, 5, 0)])
@@ -72,7 +75,9 @@ def test_ids_of_unseen_examples_are_moved_behind_the_pool_unless_they_are_there(
 
 
 def seed(report: dict[str, Any], task: str, number: int) -> dict[str, Any]:
-    found = (run for run in report["runs"].values() if (run["task"], run["seed"], run["unseen"]) == (task, number, False))
+    found = (
+        run for run in report["runs"].values() if (run["task"], run["seed"], run["unseen"]) == (task, number, False)
+    )
     return next(found)
 
 

@@ -127,10 +127,15 @@ def test_methods_that_need_a_gpt_are_left_out_and_said_so(folder: Path, raw_para
     assert all("/text." in file for file in design.stages["features"])
     spec = design.refit_spec("fine_tuning-pythia-410m-rte", "loss")
     assert "gpt_features" not in spec["methods"]["gptfluence"]["variants"]
-    assert "order_10" in spec["methods"]["gptfluence"]["variants"] and list(spec["unseen_tests"]) == ["persistence", "gptfluence"]
+    assert "order_10" in spec["methods"]["gptfluence"]["variants"] and list(spec["unseen_tests"]) == [
+        "persistence",
+        "gptfluence",
+    ]
     (note,) = design.table_spec("table_1")["notes"]
     assert "gptfluence_gradients, gradient_response, replays" in note and "GPTDynamics" in note
-    assert "notes" not in make_design(load_params(raw_params | {"scale": "nano"}, Path("params.yaml"))).table_spec("table_1")
+    assert "notes" not in make_design(load_params(raw_params | {"scale": "nano"}, Path("params.yaml"))).table_spec(
+        "table_1"
+    )
 
 
 def test_names_depend_on_what_files_hold_and_not_on_where_they_stand(folder: Path, raw_params: dict[str, Any]) -> None:
@@ -145,7 +150,7 @@ def test_names_depend_on_what_files_hold_and_not_on_where_they_stand(folder: Pat
 
 
 def test_what_is_not_imported_is_said_to_be_so(folder: Path, raw_params: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="not imported yet. Run: gptfluence import PATH"):
+    with pytest.raises(UserError, match=r"not imported yet. Run: gptfluence import PATH"):
         design_of(raw_params)
     make_release(folder / "r")
     import_release(folder / "r", Path("data/own/gptdynamics"), OFFSETS)
@@ -163,7 +168,9 @@ def test_the_command_imports_and_says_what_it_found(
     (folder / "params.yaml").write_text(yaml.safe_dump(raw_params))
     main(["import", "r", "--scale", "released"])
     told = capsys.readouterr().out
-    assert "r: 0.1 MB, 17 runs" in told and "fine_tuning-pythia-410m-rte: 2 fit, 1 validate, 2 held_out, 2 unseen" in told
+    assert (
+        "r: 0.1 MB, 17 runs" in told and "fine_tuning-pythia-410m-rte: 2 fit, 1 validate, 2 held_out, 2 unseen" in told
+    )
     assert "training ids moved by 12" in told and "pythia-410m boolq: seeds 1-32" in told
     with pytest.raises(SystemExit):
         main(["import", "r", "--scale", "nano"])

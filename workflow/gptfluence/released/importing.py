@@ -184,11 +184,11 @@ class _Importer:
             "empty": sorted(self._empty),
             "unread": dict(sorted(self._unread.items())),
             "refused": dict(sorted(self._source.refused.items())[:1000]),
-            "others": {kind: [count, self._examples_of_others[kind]] for kind, count in sorted(self._others.items())[:100]},
+            "others": {kind: [n, self._examples_of_others[kind]] for kind, n in sorted(self._others.items())[:100]},
         }  # fmt: skip
 
     def _write_samples(self) -> dict[str, Any]:
-        """Put the examples of all files together: of those with the same id the file's with the most examples counts."""
+        """Put the examples of all files together: of one id that of the file with the most examples counts."""
         whole: dict[tuple[str, str], dict[int, tuple[str, str]]] = {}
         found: dict[str, dict[str, Any]] = {}
         for name, (samples, rows) in sorted(self._samples.items(), key=lambda item: (len(item[1][1]), item[0])):

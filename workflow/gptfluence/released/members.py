@@ -64,12 +64,16 @@ class Source:
             self._files = self._list()
             times = [(path / file).stat().st_mtime_ns for file, _ in self._files]
             self.size = sum(size for _, size in self._files)
-            self.signature = digest([[str(file), size, time] for (file, size), time in zip(self._files, times, strict=True)])
+            self.signature = digest(
+                [[str(file), size, time] for (file, size), time in zip(self._files, times, strict=True)]
+            )
         elif path.is_file():
             self.size = path.stat().st_size
             self.signature = digest([sampled_digest(path), path.stat().st_mtime_ns])
         else:
-            raise UserError(f"{path}: no such file or folder; give the release's tar, or the folder that it was unpacked to")
+            raise UserError(
+                f"{path}: no such file or folder; give the release's tar, or the folder that it was unpacked to"
+            )
 
     def members(self) -> Iterator[tuple[Member, int]]:
         """Yield each plain file, and how many of the source's bytes are behind it.
@@ -122,8 +126,8 @@ class Source:
 
     def _damaged(self, error: Exception) -> UserError:
         return UserError(
-            f"{self.path}: no tar, or damaged or cut short ({str(error) or type(error).__name__}). Compare its size with "
-            "the published one, download it again, and import again."
+            f"{self.path}: no tar, or damaged or cut short ({str(error) or type(error).__name__}). Compare its size "
+            "with the published one, download it again, and import again."
         )
 
     def _reader(self, tar: tarfile.TarFile, header: tarfile.TarInfo) -> Callable[[], bytes]:
@@ -170,4 +174,3 @@ class _Header(tarfile.TarInfo):
         if long and self.size > _MAX_HEADER:
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
         return super()._proc_member(tar)  # type: ignore[misc]
-

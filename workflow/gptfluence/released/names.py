@@ -119,10 +119,10 @@ def parse_run_name(folder: PurePosixPath) -> RunName:
     base = base_task(task)
     known = base in TASK_NAMES and "dataset" not in name and "dataset" not in parent
     # The runs of flan_ood train on a task alone, and are the mixture's simulators' to predict.
-    mixed = MIXTURE in (base, base_task(parent))
-    kind = "instruction_tuning" if mixed and not unseen else "fine_tuning"
+    alone = base != MIXTURE and base_task(parent) == MIXTURE
+    kind = "instruction_tuning" if base == MIXTURE else "fine_tuning"
     return RunName(
-        kind=kind if known and not (mixed and unseen) else "other",
+        kind=kind if known and not alone else "other",
         task=base,
         model=model[1].removesuffix("-deduped") if model else "",
         seed=int(seed[1]) if seed else None,

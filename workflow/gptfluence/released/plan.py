@@ -135,7 +135,9 @@ def _group(
     first, last, batch, tests = usual
     measured = [run for _, run in runs if _shape(run) == usual and not run["unseen"]]
     metrics = tuple(m for m in ("loss", "bleu", "rouge_l") if any(m in metrics_of[t] for t, _ in tests))
-    metrics = tuple(m for m in metrics if 2 * sum(not _lacks(r, m, tests, metrics_of) for r in measured) >= len(measured))
+    metrics = tuple(
+        m for m in metrics if 2 * sum(not _lacks(r, m, tests, metrics_of) for r in measured) >= len(measured)
+    )
     kept = []
     for stem, run in runs:
         if why := _why_not(run, usual, metrics, metrics_of):
@@ -194,7 +196,9 @@ def _why_not(
     first, last, batch, tests = usual
     shape = _shape(run)
     names = ("first step", "last step", "batch size", "tests")
-    other = [f"{name} {own}, the others {one}" for name, own, one in zip(names, shape, usual, strict=True) if own != one]
+    other = [
+        f"{name} {own}, the others {one}" for name, own, one in zip(names, shape, usual, strict=True) if own != one
+    ]
     if other:
         return "; ".join(other)
     batches = run["batches"]

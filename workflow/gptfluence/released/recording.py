@@ -55,7 +55,7 @@ class Recording:
     def add(self, path: PurePosixPath, kind: RunFile, content: bytes, place: int) -> None:
         """Take in one file."""
         self.place = place
-        name = path.relative_to(self.folder).as_posix()
+        name = "/".join(path.parts[len(self.folder.parts) :])
         self.empty.discard(name)
         self.unread.pop(name, None)
         if not content.strip():
@@ -153,7 +153,9 @@ def _dynamics(values: dict[Key, list[Points]]) -> pa.Table:
     sizes = [len(tests[task]) for task in tasks]
     code = np.repeat(np.arange(len(tasks), dtype=np.int32), sizes)
     example = np.concatenate([np.zeros(0, np.int32), *tests.values()]).astype(np.int32)
-    grids = {m: np.concatenate([np.zeros((steps, 0), np.float32), *parts], axis=1).ravel() for m, parts in columns.items()}
+    grids = {
+        m: np.concatenate([np.zeros((steps, 0), np.float32), *parts], axis=1).ravel() for m, parts in columns.items()
+    }
     return pa.table(
         {
             "step": pa.array(np.repeat(np.arange(first, last + 1, dtype=np.int32), len(example))),

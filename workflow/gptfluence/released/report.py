@@ -42,7 +42,8 @@ def read_report(folder: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError:
         raise UserError(
-            f"{path}: missing: the released runs are not imported yet. Run: gptfluence import PATH (of its tar or folder)"
+            f"{path}: missing: the released runs are not imported yet. Run: gptfluence import PATH (of the release's "
+            "tar or folder)"
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}). Run gptfluence import again.") from None
@@ -66,8 +67,8 @@ def render(report: dict[str, Any]) -> str:
 
     Args:
         report: source (name, bytes), samples ({task part: files, examples, missing, differing}), runs ({file: see
-            `recording.describe`}), empty, unread ({file: [lines, first]}), refused ({path: why}), others ({kind: [files,
-            example]}: what no simulator needs).
+            `recording.describe`}), empty, unread ({file: [lines, first]}), refused ({path: why}), others ({kind:
+            [files, example]}: what no simulator needs).
     """
     source, runs = report["source"], report["runs"]
     lines = [f"{source['name']}: {source['bytes'] / 1e6:,.1f} MB, {len(runs)} runs", "", "Runs"]
@@ -79,8 +80,9 @@ def render(report: dict[str, Any]) -> str:
         seeds = _ranges([run["seed"] for run in members if run["seed"] is not None])
         what = "mislabelled data or single tasks of the mixture" if kind == "other" else kind.replace("_", "-")
         tests = sorted({f"{n['ids']} {t}" for run in members for t, n in run["tests"].items()})
-        lines.append(f"  {model} {task}{' (unseen data)' if unseen else ''}, {what}: {len(members)} runs, seeds {seeds}; "
-                     f"steps {', '.join(steps)}; tests: {', '.join(tests)}")  # fmt: skip
+        data = " (unseen data)" if unseen else ""
+        lines.append(f"  {model} {task}{data}, {what}: {len(members)} runs, seeds {seeds}; steps {', '.join(steps)}; "
+                     f"tests: {', '.join(tests)}")  # fmt: skip
         lines += [f"    {line}" for line in _irregular(members)]
     lines += ["", "Texts"]
     lines += [
@@ -106,8 +108,9 @@ def render_plan(plan: Plan, scale: str) -> str:
     lines = [f"Scale {scale}"]
     for group in plan.groups:
         counts = Counter(member.split for member in group.members)
-        lines.append(f"  {group.group}: {', '.join(f'{n} {split}' for split, n in counts.items())}; "
-                     f"{', '.join(group.metrics)}; steps {group.first}-{group.last}, batches of {group.batch}")  # fmt: skip
+        splits, metrics = ", ".join(f"{n} {split}" for split, n in counts.items()), ", ".join(group.metrics)
+        steps = f"steps {group.first}-{group.last}, batches of {group.batch}"
+        lines.append(f"  {group.group}: {splits}; {metrics}; {steps}")
         seeds = [m.number for m in group.members if m.split == "held_out"]
         lines.append(f"    held out: {_ranges(seeds)}")
         lines += [f"    {m.found['folder']}: training ids moved by {m.offset}" for m in group.members if m.offset]

@@ -74,7 +74,9 @@ def import_curricula(spec: dict[str, Any], folder: Path) -> None:
     """
     for run in spec["runs"]:
         table = read_parquet(_file(spec, run, "batches"))
-        table = table.filter(pc.less_equal(table["step"], run["steps"])).sort_by([("step", "ascending"), ("slot", "ascending")])
+        table = table.filter(pc.less_equal(table["step"], run["steps"])).sort_by(
+            [("step", "ascending"), ("slot", "ascending")]
+        )
         example = table["example"].to_numpy() + run["offset"]
         if len(example) != run["steps"] * run["batch"]:
             raise UserError(f"{spec['released']}: another import than that of the plan. Run snakemake again.")
@@ -87,8 +89,8 @@ def import_curricula(spec: dict[str, Any], folder: Path) -> None:
 def import_runs(spec: dict[str, Any], output: Path) -> None:
     """Write the shards of a group of released runs, and list them in the manifest `output`.
 
-    Columns as those of our own runs; steps are the release's, from its first one, which is after an update. What was not
-    measured is null.
+    Columns as those of our own runs; steps are the release's, from its first one, which is after an update. What was
+    not measured is null.
 
     Args:
         spec: see `design.Design.gang_spec`.
@@ -100,9 +102,13 @@ def import_runs(spec: dict[str, Any], output: Path) -> None:
         table = read_parquet(_file(spec, run, "dynamics"))
         if table["step"][0].as_py() != run["first_step"] or table["step"][-1].as_py() != run["steps"]:
             raise UserError(f"{spec['released']}: another import than that of the plan. Run snakemake again.")
-        kept = np.isin(table["task"].combine_chunks().cast(pa.string()).to_numpy(zero_copy_only=False), run["test_tasks"])
+        kept = np.isin(
+            table["task"].combine_chunks().cast(pa.string()).to_numpy(zero_copy_only=False), run["test_tasks"]
+        )
         provenance = {
-            "run": {key: value for key, value in run.items() if key not in ("gang", "group", "split", "curriculum", "shard")},
+            "run": {
+                key: value for key, value in run.items() if key not in ("gang", "group", "split", "curriculum", "shard")
+            },
             "hash": run["hash"],
             **{key: spec[key] for key in ("released", "model", "code")},
         }
