@@ -58,7 +58,9 @@ def make(method: str, path: Path) -> None:
     checkpoints = np.arange(4) * STEPS // 4
     features = Features(features.train, features.test, Attribution({}, tokens),
                         Kernels(checkpoints, tokens, {k: v.astype(np.float32) for k, v in kernels.items()}))  # fmt: skip
-    examples = np.array([np.concatenate([rng.permutation(TRAIN) for _ in range(STEPS * BATCH // TRAIN)]) for _ in range(RUNS)])
+    examples = np.array(
+        [np.concatenate([rng.permutation(TRAIN) for _ in range(STEPS * BATCH // TRAIN)]) for _ in range(RUNS)]
+    )
     curricula = Curricula(examples.reshape(RUNS, STEPS, BATCH))
     moves = np.array([kernel[run].mean(axis=1) for run in curricula.examples])
     values = 3 - 0.004 * np.cumsum(1 + moves, axis=1) + 0.01 * rng.normal(size=(RUNS, STEPS, TESTS))
@@ -79,7 +81,12 @@ def measure(method: str, fitted: WhatIf) -> None:
     plan = fitted.random(1)
     began = time.process_time()
     fitted.influence(plan)
-    say(f"{method}: first influence of {TRAIN} examples, with what is computed once", time.process_time() - began, None, "s")
+    say(
+        f"{method}: first influence of {TRAIN} examples, with what is computed once",
+        time.process_time() - began,
+        None,
+        "s",
+    )
     ours = TRAIN / best(lambda: fitted.influence(plan))
     rows = [fitted.train.numbers(batch) for batch in plan.batches]
     examples, few = np.stack(rows), 20
@@ -105,6 +112,7 @@ def starts(path: Path) -> None:
          [sys.executable, "-m", "gptfluence", "simulate", str(path), "random:1", "--top", "1"]),
         ("import gptfluence and its loader", 1.5, [sys.executable, "-c", "import gptfluence; gptfluence.load"]),
     ):  # fmt: skip
+
         def call(command: list[str] = command) -> None:
             subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 

@@ -137,6 +137,8 @@ main(["simulate", sys.argv[1], "random:1", "--json"])
     command = [sys.executable, "-c", script, SIM]
     reading, writing = os.pipe()
     os.close(reading)
-    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=dict(os.environ))
+    ended = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=dict(os.environ)
+    )
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -91,7 +91,9 @@ class Trajectories(_Answer):
         for level in LEVELS:
             for side, name in enumerate(("low", "high")):
                 ends = None if self.half_widths is None else self.interval(level)[side].swapaxes(1, 2).ravel()
-                columns[f"{name}_{round(100 * level)}"] = pa.nulls(self.values.size, pa.float64()) if ends is None else ends
+                columns[f"{name}_{round(100 * level)}"] = (
+                    pa.nulls(self.values.size, pa.float64()) if ends is None else ends
+                )
         return pa.table(columns)
 
 

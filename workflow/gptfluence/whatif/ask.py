@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gptfluence.errors import UserError
 from gptfluence.randomness import named_generator
-from gptfluence.simulators.base import Array, Curricula, Simulator
+from gptfluence.simulators.base import Array, Simulator
 from gptfluence.simulators.files import load_simulator
 from gptfluence.whatif.answers import CURVE, FINAL, Comparison, Influence, Interactions, Trajectories
 from gptfluence.whatif.curriculum import Curriculum
@@ -168,18 +168,17 @@ class WhatIf:
         if len({curriculum.steps for curriculum in asked}) > 1:
             raise UserError("curricula that are simulated together need the same number of steps")
         chosen = self._tests(tests)
-        values = np.stack([self._run(curriculum).values[:, chosen] for curriculum in asked])
-        distances = [self.engine.distance(self._shares(c), self.schedule(c)) for c in asked]
+        runs = [(self._shares(curriculum), self.schedule(curriculum)) for curriculum in asked]
+        values = np.stack([self.engine.run(*run, self._first).values[:, chosen] for run in runs])
+        distances = [self.engine.distance(*run) for run in runs]
         known = None if None in distances else np.array(distances, float)
-        steps = asked[0].steps
-        nothing = Curricula(np.zeros((len(asked), steps, 0), np.int64))
-        widths = self.simulator.half_widths(nothing)
+        widths = [self.engine.half_widths(*run) for run in runs]
         return Trajectories(
             metric=self.metric,
             curricula=asked,
             tests=tuple(self.test.names[i] for i in chosen),
             values=values,
-            half_widths=None if widths is None else widths[..., chosen],
+            half_widths=None if any(w is None for w in widths) else np.stack(widths, axis=1)[..., chosen],
             start=self.simulator.start,
             distances=known,
             notes=(
@@ -192,7 +191,9 @@ class WhatIf:
         """Return what the second curriculum would make of tests more than the first; arguments as in `simulate`."""
         chosen = None if tests is None else [self.test.names[i] for i in self._tests(tests)]
         if first.steps != second.steps:
-            raise UserError(f"{first.name} has {first.steps} steps, {second.name} {second.steps}: they cannot be compared")
+            raise UserError(
+                f"{first.name} has {first.steps} steps, {second.name} {second.steps}: they cannot be compared"
+            )
         return Comparison(self.simulate(first, chosen), self.simulate(second, chosen))
 
     def influence(
@@ -349,7 +350,9 @@ class WhatIf:
         extended = self.simulator.extend(vectors)
         if extended is None:
             raise UserError(f"{self._method()} takes no new training examples; fit it without interval and each_task")
-        return WhatIf(extended, self.facts, self.where, dataclasses.replace(self.train, names=self.train.names + tuple(texts)))
+        return WhatIf(
+            extended, self.facts, self.where, dataclasses.replace(self.train, names=self.train.names + tuple(texts))
+        )
 
     # ----------------------------------------------------------------------------------------------------- parts
 
@@ -384,7 +387,11 @@ class WhatIf:
         for names in left_out:
             steps = sorted({step for name in names for step in places[name]})
             gone = set(names)
-            changes.append(self._change({step: tuple(name for name in curriculum.batches[step] if name not in gone) for step in steps}))
+            changes.append(
+                self._change(
+                    {step: tuple(name for name in curriculum.batches[step] if name not in gone) for step in steps}
+                )
+            )
         return changes
 
     def _change(self, batches: dict[int, tuple[str, ...]]) -> Change:
@@ -415,7 +422,9 @@ class WhatIf:
         trained = set(self.trained)
         new = [example for example in curriculum.examples if example not in trained]
         if new:
-            known = "their effect is 0" if self.simulator.kind == "simfluence" else "it knows them by their features alone"
+            known = (
+                "their effect is 0" if self.simulator.kind == "simfluence" else "it knows them by their features alone"
+            )
             notes.append(f"{name}: no fitting run trained on {len(new)} of its examples ({new[0]} ...): {known}")
         if self.simulator.start > 1:
             notes.append(

@@ -91,6 +91,10 @@ class Engine(ABC):
         """Return how far a run is from the fitted ones; see `Simulator.distances`."""
         return None
 
+    def half_widths(self, shares: Array, rates: Array) -> Array | None:
+        """Return half the widths of a run's intervals, [levels, steps + 1, tests]; see `Simulator.half_widths`."""
+        return None
+
 
 class Run(ABC):
     """A simulated run, [steps + 1, tests] in `values`, and those near it."""
@@ -233,6 +237,10 @@ class _ResponseEngine(Engine):
 
     def distance(self, shares: Array, rates: Array) -> float | None:
         return self.simulator.distance(self.responses(shares, rates))
+
+    def half_widths(self, shares: Array, rates: Array) -> Array | None:
+        widths = self.simulator.widths(shares[None], rates[None])
+        return None if widths is None else widths[:, 0]
 
 
 class _Response(Run):

@@ -156,7 +156,10 @@ def _files(folder: Path, runs: str) -> tuple[dict[str, Path], dict[str, Path]]:
 def _tests(shard: Path) -> Iterable[str]:
     table = read_parquet(shard, ["step", "task", "example"])
     table = table.filter(np.asarray(table["step"]) == 0)
-    return [f"{task}:{example}" for task, example in zip(table["task"].to_pylist(), table["example"].to_pylist(), strict=True)]
+    return [
+        f"{task}:{example}"
+        for task, example in zip(table["task"].to_pylist(), table["example"].to_pylist(), strict=True)
+    ]
 
 
 def _sizes(names: Iterable[str]) -> dict[str, int]:
