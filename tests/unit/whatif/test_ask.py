@@ -129,7 +129,7 @@ def test_select_beats_random_choices_and_keeps_to_its_form(fitted: Fitted, metho
     some = known.trained[4:12]
     order = known.select(8, ["b"], some)
     assert sorted(order.examples) == sorted(some)
-    with pytest.raises(UserError, match="a budget of 9 .* these do: 4, 8, 12, 16, 24"):
+    with pytest.raises(UserError, match=r"a budget of 9 .* these do: 4, 8, 12, 16, 24"):
         known.select(9)
 
 

@@ -96,7 +96,7 @@ def test_a_chosen_curriculum_goes_through_a_pipe(here: Path, capsys: Any, monkey
 
 
 MISTAKES = {
-    "no such simulator": (["simulate", "g.loss.gradient_respons", "random:1"], "did you mean 'g.loss.gradient_response'?"),
+    "no such simulator": (["simulate", "g.loss.gradient_respons", "random:1"], "mean 'g.loss.gradient_response'?"),
     "no such file": (["simulate", "a.safetensors", "random:1"], "a.safetensors: no such file"),
     "no such run": (["simulate", SIM, "x"], "x: neither a file, nor a run in data/curricula"),
     "no seed": (["simulate", SIM, "random:x"], "needs a seed"),

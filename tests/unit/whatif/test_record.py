@@ -38,8 +38,8 @@ def make_trainer(folder: Path, **settings: Any) -> Trainer:
     config = GPTNeoXConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                            intermediate_size=16, max_position_embeddings=16, hidden_dropout=0.2)  # fmt: skip
     chosen = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 2, "seed": 3}
-    arguments = TrainingArguments(str(folder / "out"), report_to=[], save_strategy="no", use_cpu=True, learning_rate=1e-2,
-                                  disable_tqdm=True, **chosen | settings)  # fmt: skip
+    arguments = TrainingArguments(str(folder / "out"), report_to=[], save_strategy="no", use_cpu=True,
+                                  learning_rate=1e-2, disable_tqdm=True, **chosen | settings)  # fmt: skip
     return Trainer(GPTNeoXForCausalLM(config), arguments, train_dataset=rows(ROWS, 1), data_collator=collate,
                    eval_dataset=rows(2, 5))  # fmt: skip
 

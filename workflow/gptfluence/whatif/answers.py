@@ -85,7 +85,7 @@ class Trajectories(_Answer):
     def rows(self) -> pa.Table:
         """Return one row for each run, test and step: curriculum, task, example, step, metric, value, and the ends of
         the intervals (low_50, high_50, ...; null for methods without)."""
-        runs, length, tests = self.values.shape
+        length = self.values.shape[1]
         columns = _columns([curriculum.name for curriculum in self.curricula], self.tests, length)
         columns |= {"metric": _constant(self.metric, self.values.size), "value": self.values.swapaxes(1, 2).ravel()}
         for level in LEVELS:

@@ -72,8 +72,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         edits.add_argument(
             "--rates", metavar="F", help="factor of the learning rates, or a file with one number a line"
         )
-        edits.add_argument("--text", metavar="FILE", help="JSON Lines of new examples (id, prompt, target), to be named "
-                           "in curricula and changes; for simulators that read texts")  # fmt: skip
+        edits.add_argument("--text", metavar="FILE", help="JSON Lines of new examples (id, prompt, target), to be "
+                           "named in curricula and changes; for simulators that read texts")  # fmt: skip
     command.add_argument("--tests", metavar="TEST", nargs="+", help="which test examples; default: all")
     if name == "influence":
         command.add_argument("--examples", metavar="ID", nargs="+", help="of which training examples; default: all")

@@ -303,8 +303,8 @@ class WhatIf:
         if not 0 < budget <= len(names) or budget % self.batch or places % budget:
             fits = [b for b in range(self.batch, len(names) + 1, self.batch) if places % b == 0]
             raise UserError(
-                f"a budget of {budget} of {len(names)} examples does not fit {self.steps} batches of {self.batch}, each "
-                f"example equally often; these do: {', '.join(map(str, fits)) or 'none'}"
+                f"a budget of {budget} of {len(names)} examples does not fit {self.steps} batches of {self.batch}, "
+                f"each example equally often; these do: {', '.join(map(str, fits)) or 'none'}"
             )
         strata = np.zeros(len(names), np.int64)
         if labels is not None:
@@ -335,7 +335,7 @@ class WhatIf:
         if encoder is None:
             if self.simulator.kind == "gradient_response":
                 raise UserError(
-                    f"{self._method()} knows examples by their gradients, and the gradients of new texts need the model: "
+                    f"{self._method()} knows examples by their gradients, and gradients of new texts need the model: "
                     "put them into the task's training file as unseen_pool, and run snakemake simulators; or ask a "
                     "simulator of kind gptfluence, which reads texts"
                 )
@@ -399,13 +399,13 @@ class WhatIf:
         return Change(np.array(list(batches), np.int64), self.engine.shares(numbers, len(self.train)))
 
     def _impossible(self, values: Array) -> tuple[str, ...]:
-        """Say if values, [runs, steps + 1, tests], are none that the metric can have: then the simulator extrapolates."""
+        """Say if values, [runs, steps + 1, tests], are none that the metric can have."""
         top = {"loss": np.inf, "bleu": 100.0, "rouge_l": 1.0}[self.metric]
         beyond = ((values < 0) | (values > top)).any(axis=1)
         if not beyond.any():
             return ()
-        return (f"{beyond.sum()} of {beyond.size} trajectories leave what {self.metric} can be: the simulator extrapolates, "
-                "and promises too much or too little",)  # fmt: skip
+        return (f"{beyond.sum()} of {beyond.size} trajectories leave what {self.metric} can be: here the simulator "
+                "extrapolates, and promises too much or too little",)  # fmt: skip
 
     def _notes(self, curriculum: Curriculum, distance: float | None) -> tuple[str, ...]:
         notes, name = [], curriculum.name
@@ -428,8 +428,8 @@ class WhatIf:
             notes.append(f"{name}: no fitting run trained on {len(new)} of its examples ({new[0]} ...): {known}")
         if self.simulator.start > 1:
             notes.append(
-                f"{name}: {self.facts['method']} is given the first {self.simulator.start} values of a run; here they are "
-                "the fitting runs' means"
+                f"{name}: {self.facts['method']} is given the first {self.simulator.start} values of a run; here they "
+                "are the fitting runs' means"
             )
         return tuple(notes)
 
