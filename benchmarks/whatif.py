@@ -1,4 +1,4 @@
-"""What-ifs a second, at 200 training x 200 test examples x 300 steps, on one core, against simulating each from the start.
+"""What-ifs a second, at 200 training x 200 test examples x 300 steps, on one core, against simulating each anew.
 
 One JSON object a line: name, ours, other, ratio, unit. Other: `Simulator.simulate`, called for each, on rectangular
 batches; what is left out is replaced by its neighbour there, as it knows no smaller batch.
@@ -56,9 +56,12 @@ def make(method: str, path: Path) -> None:
     kernels = {"adamw": np.stack([kernel] * 4), "sgd": np.stack([kernel * rng.uniform(0.5, 1.5, kernel.shape)] * 4)}
     tokens = rng.integers(2, 30, TRAIN)
     checkpoints = np.arange(4) * STEPS // 4
-    features = Features(features.train, features.test, Attribution({}, tokens),
-                        Kernels(checkpoints, tokens, {k: v.astype(np.float32) for k, v in kernels.items()}))  # fmt: skip
-    examples = np.array([np.concatenate([rng.permutation(TRAIN) for _ in range(STEPS * BATCH // TRAIN)]) for _ in range(RUNS)])
+    kernels = {name: values.astype(np.float32) for name, values in kernels.items()}
+    known = Kernels(checkpoints, tokens, kernels)
+    features = Features(features.train, features.test, Attribution({}, tokens), known)
+    examples = np.array(
+        [np.concatenate([rng.permutation(TRAIN) for _ in range(STEPS * BATCH // TRAIN)]) for _ in range(RUNS)]
+    )
     curricula = Curricula(examples.reshape(RUNS, STEPS, BATCH))
     moves = np.array([kernel[run].mean(axis=1) for run in curricula.examples])
     values = 3 - 0.004 * np.cumsum(1 + moves, axis=1) + 0.01 * rng.normal(size=(RUNS, STEPS, TESTS))
@@ -79,7 +82,12 @@ def measure(method: str, fitted: WhatIf) -> None:
     plan = fitted.random(1)
     began = time.process_time()
     fitted.influence(plan)
-    say(f"{method}: first influence of {TRAIN} examples, with what is computed once", time.process_time() - began, None, "s")
+    say(
+        f"{method}: first influence of {TRAIN} examples, with what is computed once",
+        time.process_time() - began,
+        None,
+        "s",
+    )
     ours = TRAIN / best(lambda: fitted.influence(plan))
     rows = [fitted.train.numbers(batch) for batch in plan.batches]
     examples, few = np.stack(rows), 20
@@ -93,8 +101,8 @@ def measure(method: str, fitted: WhatIf) -> None:
 
     say(f"{method}: examples left out", ours, few / best(other), "what-ifs/s")
     changed = [plan.swap(f"made:{i}", f"made:{i + 1}") for i in range(0, TRAIN, 4)]
-    say(f"{method}: pairs swapped, two examples in all epochs", len(changed) / best(lambda: fitted.variations(plan, changed)),
-        few / best(other), "what-ifs/s")  # fmt: skip
+    swapped = len(changed) / best(lambda: fitted.variations(plan, changed))
+    say(f"{method}: pairs swapped, two examples in all epochs", swapped, few / best(other), "what-ifs/s")
 
 
 def starts(path: Path) -> None:
@@ -105,6 +113,7 @@ def starts(path: Path) -> None:
          [sys.executable, "-m", "gptfluence", "simulate", str(path), "random:1", "--top", "1"]),
         ("import gptfluence and its loader", 1.5, [sys.executable, "-c", "import gptfluence; gptfluence.load"]),
     ):  # fmt: skip
+
         def call(command: list[str] = command) -> None:
             subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
@@ -125,8 +134,8 @@ def timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
 
 def say(name: str, ours: float, other: float | None, unit: str) -> None:
     ratio = None if other is None else round(ours / other, 2)
-    print(json.dumps({"name": name, "ours": round(ours, 3), "other": other and round(other, 3), "ratio": ratio, "unit": unit}),
-          flush=True)  # fmt: skip
+    row = {"name": name, "ours": round(ours, 3), "other": other and round(other, 3), "ratio": ratio, "unit": unit}
+    print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,6 @@ def save_planted(method: str, path: Path, **facts: Any) -> None:
     simulator = make_method(method, METHOD_SETTINGS[method])
     simulator.fit(dynamics, curricula, features)
     data = GroupData(tuple("abcdefgh"), dynamics, curricula, features, ("a", "b"), (4, 3))
-    known = {"group": "g", "metric": "loss", "method": method, "format": "plain", "train_tasks": ["a"], "train_size": 24,
-             "test_tasks": ["a", "b"], "test_sizes": {"a": 4, "b": 3}, "encoder": None}  # fmt: skip
+    known = {"group": "g", "metric": "loss", "method": method, "format": "plain", "train_tasks": ["a"],
+             "train_size": 24, "test_tasks": ["a", "b"], "test_sizes": {"a": 4, "b": 3}, "encoder": None}  # fmt: skip
     save_simulator(simulator, path, known | {"fitted_on": describe_runs(data, simulator.start)} | facts)

@@ -1,7 +1,6 @@
 """GPTfluence: simulate how a GPT's metrics on a test example move when its training data change.
 
-    >>> import gptfluence
-    >>> fitted = gptfluence.load("tests/unit/whatif/planted.safetensors")  # doctest: +SKIP
+Fitted simulators answer questions: `load` or `fit` one, and ask the `WhatIf` that comes back.
 
 The stages, in the order the data flow; each is one folder here, one rule file, one section of params.yaml:
 tasks -> curricula -> dynamics -> simulators / baselines -> scores -> paper.
@@ -35,7 +34,19 @@ _NAMES = {
     "RecordDynamics": "record",
 }
 
-__all__ = list(_NAMES)  # noqa: PLE0604 (names that __getattr__ imports)
+__all__ = [
+    "Comparison",
+    "Curriculum",
+    "Influence",
+    "Interactions",
+    "RecordDynamics",
+    "Trajectories",
+    "WhatIf",
+    "fit",
+    "load",
+    "read_curricula",
+    "write_curricula",
+]
 
 
 def __getattr__(name: str) -> Any:

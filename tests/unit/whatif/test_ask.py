@@ -129,7 +129,7 @@ def test_select_beats_random_choices_and_keeps_to_its_form(fitted: Fitted, metho
     some = known.trained[4:12]
     order = known.select(8, ["b"], some)
     assert sorted(order.examples) == sorted(some)
-    with pytest.raises(UserError, match="a budget of 9 .* these do: 4, 8, 12, 16, 24"):
+    with pytest.raises(UserError, match=r"a budget of 9 .* these do: 4, 8, 12, 16, 24"):
         known.select(9)
 
 
@@ -177,7 +177,9 @@ def test_new_texts_are_encoded_as_the_known_ones(tmp_path: Path, monkeypatch: py
     path = tmp_path / "s.safetensors"
     save_planted("gptfluence", path, encoder={"source": "package"})
     known = load(path)
-    monkeypatch.setattr(encode, "encode_texts", lambda texts, encoder: features.train[[int(t.split()[1]) for t in texts]])
+    monkeypatch.setattr(
+        encode, "encode_texts", lambda texts, encoder: features.train[[int(t.split()[1]) for t in texts]]
+    )
     more = known.with_texts({"mine:0": ("example", "5"), "mine:1": ("example", "7")})
     plan = known.random(1)
     old = plan.examples[0]

@@ -96,7 +96,7 @@ def test_a_chosen_curriculum_goes_through_a_pipe(here: Path, capsys: Any, monkey
 
 
 MISTAKES = {
-    "no such simulator": (["simulate", "g.loss.gradient_respons", "random:1"], "did you mean 'g.loss.gradient_response'?"),
+    "no such simulator": (["simulate", "g.loss.gradient_respons", "random:1"], "mean 'g.loss.gradient_response'?"),
     "no such file": (["simulate", "a.safetensors", "random:1"], "a.safetensors: no such file"),
     "no such run": (["simulate", SIM, "x"], "x: neither a file, nor a run in data/curricula"),
     "no seed": (["simulate", SIM, "random:x"], "needs a seed"),
@@ -137,6 +137,8 @@ main(["simulate", sys.argv[1], "random:1", "--json"])
     command = [sys.executable, "-c", script, SIM]
     reading, writing = os.pipe()
     os.close(reading)
-    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=dict(os.environ))
+    ended = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=dict(os.environ)
+    )
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (0, "")

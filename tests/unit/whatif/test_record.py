@@ -28,7 +28,9 @@ def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     length = max(len(row["input_ids"]) for row in batch)
     filled = {"input_ids": 0, "labels": -100}
     found = {k: torch.tensor([row[k] + [v] * (length - len(row[k])) for row in batch]) for k, v in filled.items()}
-    return found | {"attention_mask": (torch.arange(length) < torch.tensor([[len(r["input_ids"])] for r in batch])).long()}
+    return found | {
+        "attention_mask": (torch.arange(length) < torch.tensor([[len(r["input_ids"])] for r in batch])).long()
+    }
 
 
 def make_trainer(folder: Path, **settings: Any) -> Trainer:
@@ -36,8 +38,8 @@ def make_trainer(folder: Path, **settings: Any) -> Trainer:
     config = GPTNeoXConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                            intermediate_size=16, max_position_embeddings=16, hidden_dropout=0.2)  # fmt: skip
     chosen = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 2, "seed": 3}
-    arguments = TrainingArguments(str(folder / "out"), report_to=[], save_strategy="no", use_cpu=True, learning_rate=1e-2,
-                                  disable_tqdm=True, **chosen | settings)  # fmt: skip
+    arguments = TrainingArguments(str(folder / "out"), report_to=[], save_strategy="no", use_cpu=True,
+                                  learning_rate=1e-2, disable_tqdm=True, **chosen | settings)  # fmt: skip
     return Trainer(GPTNeoXForCausalLM(config), arguments, train_dataset=rows(ROWS, 1), data_collator=collate,
                    eval_dataset=rows(2, 5))  # fmt: skip
 
@@ -61,7 +63,9 @@ def test_a_recorded_run_is_the_run_and_the_record_is_what_it_did(tmp_path: Path)
     tests = rows(5, 2)
     trainer = make_trainer(tmp_path, **evaluated)
     modes: list[bool] = []
-    trainer.model.register_forward_pre_hook(lambda model, _: modes.append(model.training) if torch.is_grad_enabled() else None)
+    trainer.model.register_forward_pre_hook(
+        lambda model, _: modes.append(model.training) if torch.is_grad_enabled() else None
+    )
     trainer.model.eval()
     with torch.no_grad():
         first = [trainer.model(**collate([row])).loss.item() for row in tests]
@@ -78,7 +82,11 @@ def test_a_recorded_run_is_the_run_and_the_record_is_what_it_did(tmp_path: Path)
     assert [[int(name.removeprefix("mine:")) for name in batch] for batch in curriculum.batches] == merged
     np.testing.assert_allclose(curriculum.rates, 1e-2 * (1 - np.arange(6) / 6))
 
-    shard = read_parquet(tmp_path / "runs/dynamics/run-01.parquet").to_pandas().pivot(index="step", columns="example", values="loss")
+    shard = (
+        read_parquet(tmp_path / "runs/dynamics/run-01.parquet")
+        .to_pandas()
+        .pivot(index="step", columns="example", values="loss")
+    )
     assert shard.shape == (7, 5)
     np.testing.assert_allclose(shard.loc[0], first, rtol=1e-5)
     trainer.model.eval()

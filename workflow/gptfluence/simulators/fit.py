@@ -73,8 +73,8 @@ def describe_runs(data: GroupData, start: int) -> dict[str, Any]:
 
     Returns:
         steps, batch, rates ([steps], the mean learning rate of each update), distinct (how many examples such a run
-        trains on), trained (rows of the training examples that any of them trained on) and first_values ([start, tests],
-        the mean value of each test before and at first updates).
+        trains on), trained (rows of the training examples that any of them trained on) and first_values ([start,
+        tests], the mean value of each test before and at first updates).
     """
     fitting = ~data.dynamics.validate
     examples = data.curricula.examples[fitting]

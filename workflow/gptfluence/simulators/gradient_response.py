@@ -126,7 +126,12 @@ class GradientResponse(Simulator):
         if runs < 2:
             return
         far = runs / (runs - 1)
-        squares = np.square(far) * np.array([self._apart(curricula, run) for run in np.flatnonzero(fitting)])
+        squares = np.square(far) * np.array(
+            [
+                self._apart(self.responses.shares(curricula, run), curricula.rates[run])
+                for run in np.flatnonzero(fitting)
+            ]
+        )
         self.apart = squares.mean(axis=0)
         left_out: list[list[tuple[Array, Array, Array]]] = [[] for _ in moments]
         for task, x, y in self._parts(dynamics, curricula, fitting):
@@ -215,19 +220,29 @@ class GradientResponse(Simulator):
     def half_widths(self, curricula: Curricula) -> Array | None:
         """Return half the widths of the intervals; see `Simulator.half_widths`."""
         runs = range(len(curricula.examples))
+        return self.widths(np.array([self.responses.shares(curricula, run) for run in runs]), curricula.rates)
+
+    def widths(self, shares: Array, rates: Array) -> Array | None:
+        """Return half the widths of the intervals of runs; see `half_widths`.
+
+        Args:
+            shares: of each example in each batch's loss, [runs, steps, train].
+            rates: [runs, steps], learning rates.
+        """
         if np.isnan(self.spread).any() or np.isnan(self.errors).any():
             return None
-        wider = self._wider(np.array([self._apart(curricula, run) for run in runs]))
+        wider = self._wider(np.array([self._apart(*run) for run in zip(shares, rates, strict=True)]))
         spread = np.hypot(wider[..., None] * self.spread, self.errors)  # [runs, steps, tests]
         return np.pad(self.quantiles[self.task].T[:, None, None] * spread, ((0, 0), (0, 0), (1, 0), (0, 0)))
 
-    def _apart(self, curricula: Curricula, run: int) -> Array:
+    def _apart(self, shares: Array, rates: Array) -> Array:
         """Return by what a run's examples differ, up to each step, from the mean of the fitting runs, [steps].
 
-        It is the sum over examples of squares; an example counts by its shares of batches, times learning rates.
+        It is the sum over examples of squares; an example counts by its shares of batches, [steps, train], times
+        learning rates, [steps].
         """
-        shares = self.responses.shares(curricula, run) - self.known.shares
-        return np.square(np.cumsum(curricula.rates[run][:, None] * shares, axis=0)).sum(axis=1)
+        spent = np.cumsum(rates[:, None] * (shares - self.known.shares), axis=0)
+        return np.square(spent).sum(axis=1)
 
     def _wider(self, apart: Array) -> Array:
         """Return how wide intervals are, in units of the fitting runs' mean; apart: [runs, steps], see `_apart`."""

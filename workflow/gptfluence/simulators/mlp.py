@@ -125,7 +125,7 @@ class Mlp(Simulator):
         self.extent = extent_of(dynamics)
 
     def factors(self) -> Array:
-        """Return the factors of every previous value and, last, beta in the metric's unit: [order + 1, train, tests]."""
+        """Return the factors of each previous value and, last, beta in the metric's unit: [order + 1, train, tests]."""
         found = self._images(self.train) @ self._images(self.test).swapaxes(1, 2)
         found[-1] *= self.scale
         return found

@@ -85,13 +85,15 @@ class Trajectories(_Answer):
     def rows(self) -> pa.Table:
         """Return one row for each run, test and step: curriculum, task, example, step, metric, value, and the ends of
         the intervals (low_50, high_50, ...; null for methods without)."""
-        runs, length, tests = self.values.shape
+        length = self.values.shape[1]
         columns = _columns([curriculum.name for curriculum in self.curricula], self.tests, length)
         columns |= {"metric": _constant(self.metric, self.values.size), "value": self.values.swapaxes(1, 2).ravel()}
         for level in LEVELS:
             for side, name in enumerate(("low", "high")):
                 ends = None if self.half_widths is None else self.interval(level)[side].swapaxes(1, 2).ravel()
-                columns[f"{name}_{round(100 * level)}"] = pa.nulls(self.values.size, pa.float64()) if ends is None else ends
+                columns[f"{name}_{round(100 * level)}"] = (
+                    pa.nulls(self.values.size, pa.float64()) if ends is None else ends
+                )
         return pa.table(columns)
 
 

@@ -59,15 +59,21 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     elif name == "influence":
         command.add_argument("curriculum", metavar="CURRICULUM")
     if name != "select":
-        edits = command.add_argument_group("changes (of OTHER; without one, of the first)" if name == "compare" else "changes")
+        edits = command.add_argument_group(
+            "changes (of OTHER; without one, of the first)" if name == "compare" else "changes"
+        )
         edits.add_argument("--without", metavar="ID", nargs="+", default=[], help="leave examples out")
         edits.add_argument("--replace", metavar="ID=ID", nargs="+", default=[], help="put others in their places")
         edits.add_argument("--swap", metavar="ID=ID", nargs="+", default=[], help="let two change places")
-        edits.add_argument("--repeat", metavar="ID@STEP", nargs="+", default=[], help="also train on them in steps (from 1)")
+        edits.add_argument(
+            "--repeat", metavar="ID@STEP", nargs="+", default=[], help="also train on them in steps (from 1)"
+        )
         edits.add_argument("--move", metavar="ID@STEP", nargs="+", default=[], help="train on them in that step alone")
-        edits.add_argument("--rates", metavar="F", help="factor of the learning rates, or a file with one number a line")
-        edits.add_argument("--text", metavar="FILE", help="JSON Lines of new examples (id, prompt, target), to be named "
-                           "in curricula and changes; for simulators that read texts")  # fmt: skip
+        edits.add_argument(
+            "--rates", metavar="F", help="factor of the learning rates, or a file with one number a line"
+        )
+        edits.add_argument("--text", metavar="FILE", help="JSON Lines of new examples (id, prompt, target), to be "
+                           "named in curricula and changes; for simulators that read texts")  # fmt: skip
     command.add_argument("--tests", metavar="TEST", nargs="+", help="which test examples; default: all")
     if name == "influence":
         command.add_argument("--examples", metavar="ID", nargs="+", help="of which training examples; default: all")
@@ -75,8 +81,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         command.add_argument("--pairs", metavar="ID", nargs="+", help="interactions of these training examples")
     if name == "select":
         command.add_argument("--budget", type=int, required=True, help="how many different examples")
-        command.add_argument("--examples", metavar="ID", nargs="+", help="to choose from; default: all that were trained on")
+        command.add_argument(
+            "--examples", metavar="ID", nargs="+", help="to choose from; default: all that were trained on"
+        )
         command.add_argument("--seed", type=int, default=0, help="of the search (default: 0)")
     command.add_argument("--top", type=int, default=10, metavar="N", help="show N rows (default: 10)")
-    command.add_argument("-o", "--output", metavar="FILE", help="write all rows: .jsonl, .csv or .parquet; - is JSON Lines")
+    command.add_argument(
+        "-o", "--output", metavar="FILE", help="write all rows: .jsonl, .csv or .parquet; - is JSON Lines"
+    )
     command.add_argument("--json", action="store_true", help="print JSON Lines, all rows")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gptfluence.errors import UserError
 from gptfluence.randomness import named_generator
-from gptfluence.simulators.base import Array, Curricula, Simulator
+from gptfluence.simulators.base import Array, Simulator
 from gptfluence.simulators.files import load_simulator
 from gptfluence.whatif.answers import CURVE, FINAL, Comparison, Influence, Interactions, Trajectories
 from gptfluence.whatif.curriculum import Curriculum
@@ -168,18 +168,17 @@ class WhatIf:
         if len({curriculum.steps for curriculum in asked}) > 1:
             raise UserError("curricula that are simulated together need the same number of steps")
         chosen = self._tests(tests)
-        values = np.stack([self._run(curriculum).values[:, chosen] for curriculum in asked])
-        distances = [self.engine.distance(self._shares(c), self.schedule(c)) for c in asked]
+        runs = [(self._shares(curriculum), self.schedule(curriculum)) for curriculum in asked]
+        values = np.stack([self.engine.run(*run, self._first).values[:, chosen] for run in runs])
+        distances = [self.engine.distance(*run) for run in runs]
         known = None if None in distances else np.array(distances, float)
-        steps = asked[0].steps
-        nothing = Curricula(np.zeros((len(asked), steps, 0), np.int64))
-        widths = self.simulator.half_widths(nothing)
+        widths = [self.engine.half_widths(*run) for run in runs]
         return Trajectories(
             metric=self.metric,
             curricula=asked,
             tests=tuple(self.test.names[i] for i in chosen),
             values=values,
-            half_widths=None if widths is None else widths[..., chosen],
+            half_widths=None if any(w is None for w in widths) else np.stack(widths, axis=1)[..., chosen],
             start=self.simulator.start,
             distances=known,
             notes=(
@@ -192,7 +191,9 @@ class WhatIf:
         """Return what the second curriculum would make of tests more than the first; arguments as in `simulate`."""
         chosen = None if tests is None else [self.test.names[i] for i in self._tests(tests)]
         if first.steps != second.steps:
-            raise UserError(f"{first.name} has {first.steps} steps, {second.name} {second.steps}: they cannot be compared")
+            raise UserError(
+                f"{first.name} has {first.steps} steps, {second.name} {second.steps}: they cannot be compared"
+            )
         return Comparison(self.simulate(first, chosen), self.simulate(second, chosen))
 
     def influence(
@@ -302,8 +303,8 @@ class WhatIf:
         if not 0 < budget <= len(names) or budget % self.batch or places % budget:
             fits = [b for b in range(self.batch, len(names) + 1, self.batch) if places % b == 0]
             raise UserError(
-                f"a budget of {budget} of {len(names)} examples does not fit {self.steps} batches of {self.batch}, each "
-                f"example equally often; these do: {', '.join(map(str, fits)) or 'none'}"
+                f"a budget of {budget} of {len(names)} examples does not fit {self.steps} batches of {self.batch}, "
+                f"each example equally often; these do: {', '.join(map(str, fits)) or 'none'}"
             )
         strata = np.zeros(len(names), np.int64)
         if labels is not None:
@@ -334,7 +335,7 @@ class WhatIf:
         if encoder is None:
             if self.simulator.kind == "gradient_response":
                 raise UserError(
-                    f"{self._method()} knows examples by their gradients, and the gradients of new texts need the model: "
+                    f"{self._method()} knows examples by their gradients, and gradients of new texts need the model: "
                     "put them into the task's training file as unseen_pool, and run snakemake simulators; or ask a "
                     "simulator of kind gptfluence, which reads texts"
                 )
@@ -349,7 +350,9 @@ class WhatIf:
         extended = self.simulator.extend(vectors)
         if extended is None:
             raise UserError(f"{self._method()} takes no new training examples; fit it without interval and each_task")
-        return WhatIf(extended, self.facts, self.where, dataclasses.replace(self.train, names=self.train.names + tuple(texts)))
+        return WhatIf(
+            extended, self.facts, self.where, dataclasses.replace(self.train, names=self.train.names + tuple(texts))
+        )
 
     # ----------------------------------------------------------------------------------------------------- parts
 
@@ -384,7 +387,11 @@ class WhatIf:
         for names in left_out:
             steps = sorted({step for name in names for step in places[name]})
             gone = set(names)
-            changes.append(self._change({step: tuple(name for name in curriculum.batches[step] if name not in gone) for step in steps}))
+            changes.append(
+                self._change(
+                    {step: tuple(name for name in curriculum.batches[step] if name not in gone) for step in steps}
+                )
+            )
         return changes
 
     def _change(self, batches: dict[int, tuple[str, ...]]) -> Change:
@@ -392,13 +399,13 @@ class WhatIf:
         return Change(np.array(list(batches), np.int64), self.engine.shares(numbers, len(self.train)))
 
     def _impossible(self, values: Array) -> tuple[str, ...]:
-        """Say if values, [runs, steps + 1, tests], are none that the metric can have: then the simulator extrapolates."""
+        """Say if values, [runs, steps + 1, tests], are none that the metric can have."""
         top = {"loss": np.inf, "bleu": 100.0, "rouge_l": 1.0}[self.metric]
         beyond = ((values < 0) | (values > top)).any(axis=1)
         if not beyond.any():
             return ()
-        return (f"{beyond.sum()} of {beyond.size} trajectories leave what {self.metric} can be: the simulator extrapolates, "
-                "and promises too much or too little",)  # fmt: skip
+        return (f"{beyond.sum()} of {beyond.size} trajectories leave what {self.metric} can be: here the simulator "
+                "extrapolates, and promises too much or too little",)  # fmt: skip
 
     def _notes(self, curriculum: Curriculum, distance: float | None) -> tuple[str, ...]:
         notes, name = [], curriculum.name
@@ -415,12 +422,14 @@ class WhatIf:
         trained = set(self.trained)
         new = [example for example in curriculum.examples if example not in trained]
         if new:
-            known = "their effect is 0" if self.simulator.kind == "simfluence" else "it knows them by their features alone"
+            known = (
+                "their effect is 0" if self.simulator.kind == "simfluence" else "it knows them by their features alone"
+            )
             notes.append(f"{name}: no fitting run trained on {len(new)} of its examples ({new[0]} ...): {known}")
         if self.simulator.start > 1:
             notes.append(
-                f"{name}: {self.facts['method']} is given the first {self.simulator.start} values of a run; here they are "
-                "the fitting runs' means"
+                f"{name}: {self.facts['method']} is given the first {self.simulator.start} values of a run; here they "
+                "are the fitting runs' means"
             )
         return tuple(notes)
 

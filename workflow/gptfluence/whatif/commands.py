@@ -22,6 +22,7 @@ from gptfluence.words import LEVELS
 
 log = logging.getLogger("gptfluence")
 
+
 def run(options: argparse.Namespace) -> None:
     """Answer one of the four commands."""
     if options.json and options.output:
@@ -91,7 +92,9 @@ def _influence(fitted: WhatIf, options: argparse.Namespace, output: str | None) 
     for title, ranked in (("proponents", found.proponents), ("opponents", found.opponents)):
         best = ranked(found.tests[0] if len(found.tests) == 1 else None, options.top)
         print(f"{title}: influence on the last {fitted.metric}, {about}")
-        _print(("example", "influence", ""), [(name, f"{v:+.5f}", texts.of("pool", name)) for name, v in best], len(best))
+        _print(
+            ("example", "influence", ""), [(name, f"{v:+.5f}", texts.of("pool", name)) for name, v in best], len(best)
+        )
 
 
 def _pairs(fitted: WhatIf, curriculum: Curriculum, options: argparse.Namespace, output: str | None) -> None:
@@ -194,7 +197,9 @@ def _planned(found: Sequence[Path], pick: Callable[[Any], str]) -> Path:
             path = None
         if path in found:
             return path
-    raise UserError(f"there are {len(found)} of that name, and no params.yaml says which: name one of {', '.join(map(str, found))}")
+    raise UserError(
+        f"there are {len(found)} of that name, and no params.yaml says which: name one of {', '.join(map(str, found))}"
+    )
 
 
 def _edited(fitted: WhatIf, curriculum: Curriculum, options: argparse.Namespace) -> Curriculum:
@@ -241,7 +246,9 @@ def _rates(fitted: WhatIf, curriculum: Curriculum, given: str) -> list[float]:
         try:
             return [float(line) for line in Path(given).read_text(encoding="utf-8").split()]
         except OSError as error:
-            raise UserError(f"--rates {given}: neither a number nor a file that can be read: {error.strerror}") from None
+            raise UserError(
+                f"--rates {given}: neither a number nor a file that can be read: {error.strerror}"
+            ) from None
         except ValueError:
             raise UserError(f"{given}: must hold one number a line, the learning rate of each step") from None
     return [factor * rate for rate in fitted.schedule(curriculum)]

@@ -1,13 +1,13 @@
 """Trajectories of many curricula that differ little, for every kind of simulator.
 
 A simulator reads rectangular batches. What it makes of them depends on the shares that examples have in their batches
-alone, so here a run is a matrix of shares, [steps, train], and batches may be of any size. Of a `Run` what depends on its
-shares is computed once; of others that have other shares in a few steps only the difference is:
+alone, so here a run is a matrix of shares, [steps, train], and batches may be of any size. Of a `Run` what depends on
+its shares is computed once; of others that have other shares in a few steps only the difference is:
 
-- recurrences (`Simfluence`, `Bilinear`, `Mlp`): the coefficients of the changed steps; the roll-out goes over all steps.
-- gradient response: the response to a share in step s is known for every later step t beforehand, so a changed run costs
-  one product of matrices of k times checkpoints times kernels rows, for k changed steps. How much of it is believed is a
-  quotient of quadratic forms, and these are updated likewise.
+- recurrences (`Simfluence`, `Bilinear`, `Mlp`): the coefficients of changed steps; the roll-out goes over all steps.
+- gradient response: the response to a share in step s is known for every later step t beforehand, so a changed run
+  costs one product of matrices of k times checkpoints times kernels rows, for k changed steps. How much of it is
+  believed is a quotient of quadratic forms, and these are updated likewise.
 
 Both are exact: nothing is linearised.
 """
@@ -33,7 +33,6 @@ from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.interval import Interval
 from gptfluence.simulators.mlp import Mlp
 from gptfluence.simulators.predicted_curve import PredictedCurve
-from gptfluence.simulators.ridge import mean_leverage
 from gptfluence.simulators.responses import decaying_sum
 from gptfluence.simulators.rollout import bounds, confine, repeat_curve, roll_out
 from gptfluence.simulators.simfluence import Simfluence
@@ -89,6 +88,10 @@ class Engine(ABC):
 
     def distance(self, shares: Array, rates: Array) -> float | None:
         """Return how far a run is from the fitted ones; see `Simulator.distances`."""
+        return None
+
+    def half_widths(self, shares: Array, rates: Array) -> Array | None:
+        """Return half the widths of a run's intervals, [levels, steps + 1, tests]; see `Simulator.half_widths`."""
         return None
 
 
@@ -233,6 +236,10 @@ class _ResponseEngine(Engine):
 
     def distance(self, shares: Array, rates: Array) -> float | None:
         return self.simulator.distance(self.responses(shares, rates))
+
+    def half_widths(self, shares: Array, rates: Array) -> Array | None:
+        widths = self.simulator.widths(shares[None], rates[None])
+        return None if widths is None else widths[:, 0]
 
 
 class _Response(Run):

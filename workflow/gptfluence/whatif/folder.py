@@ -1,4 +1,4 @@
-"""Fits a simulator on a folder of runs: dynamics/ and curricula/, of the pipeline or recorded from one's own training."""
+"""Fits a simulator on a folder of runs: dynamics/ and curricula/, of the pipeline or recorded from own training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from gptfluence.simulators.fit import describe_runs
 from gptfluence.simulators.registry import make_method
 from gptfluence.simulators.rollout import validation_mse
 from gptfluence.whatif.ask import WhatIf
-from gptfluence.whatif.curriculum import Curriculum
 from gptfluence.whatif.files import read_curricula
 
 _RIDGE = {"aggregation": "mean", "shrink_to": "persistence", "strengths": [10.0**e for e in range(-3, 4)]}
@@ -62,8 +61,8 @@ def fit(
         The fitted simulator, ready to be asked.
 
     Raises:
-        UserError: runs cannot be read, or do not fit together, or are too few; or the method is unknown or lacks what it
-            needs.
+        UserError: runs cannot be read, or do not fit together, or are too few; or the method is unknown or lacks what
+            it needs.
     """
     folder = Path(folder)
     if settings is None:
@@ -93,8 +92,8 @@ def fit(
         if len(found) != read[name].steps + 1:
             raise UserError(f"{curricula[name]}: {read[name].steps} steps, but {shards[name]} has {len(found) - 1}")
         if values and len(found) != len(values[0]):
-            raise UserError(f"{shards[name]}: {len(found) - 1} steps, but {names[0]} has {len(values[0]) - 1}; the runs "
-                            "of a fit need the same number")  # fmt: skip
+            raise UserError(f"{shards[name]}: {len(found) - 1} steps, but {names[0]} has {len(values[0]) - 1}; the "
+                            "runs of a fit need the same number")  # fmt: skip
         values.append(found)
     steps = len(values[0]) - 1
     form = settings.get("aggregation", "mean")
@@ -156,7 +155,10 @@ def _files(folder: Path, runs: str) -> tuple[dict[str, Path], dict[str, Path]]:
 def _tests(shard: Path) -> Iterable[str]:
     table = read_parquet(shard, ["step", "task", "example"])
     table = table.filter(np.asarray(table["step"]) == 0)
-    return [f"{task}:{example}" for task, example in zip(table["task"].to_pylist(), table["example"].to_pylist(), strict=True)]
+    return [
+        f"{task}:{example}"
+        for task, example in zip(table["task"].to_pylist(), table["example"].to_pylist(), strict=True)
+    ]
 
 
 def _sizes(names: Iterable[str]) -> dict[str, int]:
@@ -182,8 +184,8 @@ def _rectangular(folder: Path, runs: list[list[NDArray[np.int64]]], aggregation:
     sizes = {len(batch) for run in runs for batch in run}
     slots = math.lcm(*sizes)
     if len(sizes) > 1 and (aggregation == "sum" or slots > MOST_SLOTS):
-        raise UserError(f"{folder}: batches have {', '.join(map(str, sorted(sizes)))} examples, which this fit cannot bring "
-                        "together; train with dataloader_drop_last")  # fmt: skip
+        raise UserError(f"{folder}: batches have {', '.join(map(str, sorted(sizes)))} examples, which this fit cannot "
+                        "bring together; train with dataloader_drop_last")  # fmt: skip
     return np.array([[np.tile(batch, slots // len(batch)) for batch in run] for run in runs])
 
 

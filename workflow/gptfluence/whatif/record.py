@@ -11,8 +11,8 @@ How ids get there: `attach` numbers the rows of the training data in a column of
 before the script's own collator sees them, and lets it travel with the batch, through any number of loader processes,
 up to the training step, which takes it out again. Rows of a `torch.utils.data.Subset` keep the numbers of the whole, so
 that an example has one name in all runs. Batches that are accumulated are one batch of the record, as is a last,
-smaller one. Nothing else changes: measuring restores the mode of every module, and every generator of random numbers, so
-that a recorded run is, weight for weight, the run without a record.
+smaller one. Nothing else changes: measuring restores the mode of every module, and every generator of random numbers,
+so that a recorded run is, weight for weight, the run without a record.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class _Numbered(torch.utils.data.Dataset):
 
 
 class _Collate:
-    """A collator beside which the rows' numbers pass; of rows without, such as those of an evaluation, nothing is changed.
+    """A collator beside which the rows' numbers pass; rows without, such as those of an evaluation, are as before.
 
     Loader processes get a copy, so it is a class and no closure.
     """
@@ -231,7 +231,7 @@ class _Collate:
 def _unmoved(model: torch.nn.Module) -> Iterator[None]:
     """Measure in evaluation mode; afterwards every module's mode, and all random numbers to come, are as before."""
     modes = {module: module.training for module in model.modules()}
-    python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 (the user's, not ours)
+    python, numbers = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
             model.eval()
@@ -240,7 +240,7 @@ def _unmoved(model: torch.nn.Module) -> Iterator[None]:
         for module, training in modes.items():
             module.training = training
         random.setstate(python)
-        np.random.set_state(numbers)  # noqa: NPY002
+        np.random.set_state(numbers)
 
 
 def _one(name: str, size: int) -> pa.DictionaryArray:
