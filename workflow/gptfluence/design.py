@@ -1016,7 +1016,11 @@ class Design:
         splits = ("fit", "validate", "held_out", "unseen")
         metrics = [
             {"metric": metric, "simulator": self.simulator_file(group, metric, method)}
-            | {key: value for key, value in self._group_spec(group, metric, splits).items() if key in ("test_tasks", "runs")}
+            | {
+                key: value
+                for key, value in self._group_spec(group, metric, splits).items()
+                if key in ("test_tasks", "runs")
+            }
             for metric in chosen.metrics
         ]
         return {

@@ -166,7 +166,9 @@ def _arrays_of(part: Part, runs: NDArray[np.bool_], shown: dict[str, NDArray[np.
         "measured": np.rint(data.dynamics.values[runs][..., tests] / scale).astype(np.int32),
         "curve": simulator.known.curve[:, tests],
         "spread": simulator.spread[:, tests],
-        **{name: getattr(simulator, name) for name in ("weights", "replicas", "metrics", "reach", "quantiles", "apart")},
+        **{
+            name: getattr(simulator, name) for name in ("weights", "replicas", "metrics", "reach", "quantiles", "apart")
+        },
         "extent": simulator.extent,
     }
     return {f"{part.metric}.{name}": _narrow(array) for name, array in found.items()}

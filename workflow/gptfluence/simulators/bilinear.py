@@ -115,7 +115,8 @@ class Bilinear(Simulator):
         residual = np.concatenate([values[:, self.start :].reshape(-1, tests) for values, _ in fitted])
         if self.shrink_to == "persistence":
             residual = residual - lags[0]
-        train = unit_length(features.train, features.train[np.unique(np.concatenate([e.ravel() for _, e in fitted]))])
+        used = features.train[np.unique(np.concatenate([examples.ravel() for _, examples in fitted]))]
+        train = unit_length(features.train, used)
         test = unit_length(features.test, features.test)
         batches = [aggregate(train, examples, self.aggregation)[:, self.start - 1 :] for _, examples in fitted]
         if not (any(part.any() for part in batches) and test.any()):
@@ -125,7 +126,7 @@ class Bilinear(Simulator):
         if self.adam is not None:
             prior = 1.0 if self.shrink_to == "persistence" else 0.0
             self.train, self.test = train, test
-            self.train_basis = unit_length(np.eye(train.shape[1]), features.train[np.unique(examples)])
+            self.train_basis = unit_length(np.eye(train.shape[1]), used)
             self.test_basis = unit_length(np.eye(test.shape[1]), features.test)
             items = adam.Items(lags, residual + prior * lags[0], prior)
 
@@ -144,7 +145,7 @@ class Bilinear(Simulator):
         _, weights, basis = _thin_svd(steps)
         _, _, test_basis = _thin_svd(test)
         self.train, self.test = train @ basis, test @ test_basis
-        self.train_basis = unit_length(basis, features.train[np.unique(examples)])
+        self.train_basis = unit_length(basis, used)
         self.test_basis = unit_length(test_basis, features.test)
         solver = _NormalEquations(steps @ basis, weights**2, self.test, [*lags, None], residual)
 
