@@ -80,7 +80,9 @@ def test_values_and_intervals_are_those_of_python(
 ) -> None:
     words = "_".join(f"{place}.{'x' if example is None else example}" for place, example in edits.items())
     for run, test in ((5, 0), (6, 4), (0, 2)):
-        open_page(browser, page, f"group=g&metric={metric}&test={test}&run=g-{run:02d}" + (f"&edits={words}" if words else ""))
+        open_page(
+            browser, page, f"group=g&metric={metric}&test={test}&run=g-{run:02d}" + (f"&edits={words}" if words else "")
+        )
         browser.find_element(By.CSS_SELECTOR, ".values summary").click()
         settle(browser)
         values, widths, distance = simulated(spec, metric, run, edits)
@@ -125,7 +127,9 @@ def test_an_example_is_dragged_into_a_slot_and_slots_are_swapped(
     open_page(browser, page, "group=g&metric=loss&test=0&run=g-05&step=8")
     Select(browser.find_element(By.CSS_SELECTOR, ".pool select")).select_by_visible_text("by number")
     example = browser.find_element(By.CSS_SELECTOR, ".palette li:nth-child(2)")
-    ActionChains(browser).drag_and_drop(example, browser.find_element(By.CSS_SELECTOR, ".batch li:nth-child(2)")).perform()
+    ActionChains(browser).drag_and_drop(
+        example, browser.find_element(By.CSS_SELECTOR, ".batch li:nth-child(2)")
+    ).perform()
     settle(browser)
     values, _, _ = simulated(spec, "loss", 5, {15: 1})
     assert value(browser, "a") == pytest.approx(values[-1, 0], abs=1e-4)
@@ -163,7 +167,9 @@ def test_all_is_done_by_keyboard(browser: Chrome, page: Path, spec: dict[str, An
     assert value(browser, "a") == pytest.approx(values[-1, 0], abs=1e-4)
 
 
-def test_two_curricula_are_compared_and_the_address_holds_them(browser: Chrome, page: Path, spec: dict[str, Any]) -> None:
+def test_two_curricula_are_compared_and_the_address_holds_them(
+    browser: Chrome, page: Path, spec: dict[str, Any]
+) -> None:
     open_page(browser, page, "group=g&metric=loss&test=3&run=g-05&step=8&edits=2.5&b=g-00&bedits=1.x_3.4")
     a, _, _ = simulated(spec, "loss", 5, {2: 5})
     b, _, _ = simulated(spec, "loss", 0, {1: None, 3: 4})
@@ -189,7 +195,9 @@ def test_an_address_that_asks_in_vain_shows_something_and_says_so(browser: Chrom
 def test_hostile_texts_are_texts(browser: Chrome, page: Path) -> None:
     for test in range(5):
         open_page(browser, page, f"group=g&metric=loss&test={test}&run=g-06")
-        found = browser.execute_script("return [...document.querySelectorAll('.test > .whole pre')].map((e) => e.textContent)")
+        found = browser.execute_script(
+            "return [...document.querySelectorAll('.test > .whole pre')].map((e) => e.textContent)"
+        )
         number = test if test < 3 else test - 3
         assert found == [HOSTILE[number % 4], HOSTILE[(number + 1) % 4]]
         assert browser.title == "What if? GPTfluence"
@@ -206,7 +214,9 @@ def test_it_fits_phones_and_laptops_and_can_be_read(browser: Chrome, page: Path,
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.execute_script(_CONTRAST) >= 4.5
     assert browser.execute_script(_UNNAMED) == []
-    landmarks = browser.execute_script("return ['header', 'main', 'footer'].map((n) => document.querySelectorAll(n).length)")
+    landmarks = browser.execute_script(
+        "return ['header', 'main', 'footer'].map((n) => document.querySelectorAll(n).length)"
+    )
     assert landmarks == [1, 1, 1]
 
 

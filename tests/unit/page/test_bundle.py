@@ -34,4 +34,6 @@ def test_sources_make_the_committed_bundle_and_pass_their_tests(tmp_path: Path) 
 
 def test_the_lock_names_no_registry() -> None:
     text = (SOURCES / "package-lock.json").read_text(encoding="utf-8")
-    assert "resolved" not in text and "http" not in text.replace("https://opencollective.com", "").replace("https://github.com", "")
+    assert "resolved" not in text and "http" not in text.replace("https://opencollective.com", "").replace(
+        "https://github.com", ""
+    )
