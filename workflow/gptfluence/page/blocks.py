@@ -11,8 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TYPES = {"float32": "f32", "float64": "f64", "int32": "i32", "uint16": "u16", "int16": "i16"}
+TYPES = {"float32": "f32", "float64": "f64", "int32": "i32", "uint16": "u16"}
 """What arrays may hold, and what the header calls it."""
+
+
+_LETTERS = np.array([code for code in range(33, 127) if chr(code) not in "&<>"], np.uint8)
+
+
+def to_text(block: bytes) -> str:
+    """Return bytes as ASCII that may stand in HTML: their number, a space, and two characters for each 13 bits.
+
+    That is 91 characters and 8% less than base64 takes.
+    """
+    bits = np.unpackbits(np.frombuffer(block, np.uint8))
+    padded = np.concatenate([bits, np.zeros(-len(bits) % 13, np.uint8)]).reshape(-1, 13)
+    numbers = padded @ (1 << np.arange(12, -1, -1))
+    return f"{len(block)} " + _LETTERS[np.stack(np.divmod(numbers, 91), axis=1)].tobytes().decode("ascii")
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:

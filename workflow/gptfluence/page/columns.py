@@ -1,8 +1,8 @@
 """Which columns of a group's gradient kernels the page holds: some tests', and what stands for the others together.
 
-How much of a prediction is believed, and how far a curriculum is from the fitted ones, are sums of squares over all of a
-task's tests (see `gradient_response`). They are the same for any rotation of the tests, so those that are not shown are
-kept as few columns, along the directions in which their kernels are largest.
+How much of a prediction is believed, and how far a curriculum is from the fitted ones, are sums of squares over all of
+a task's tests (see `gradient_response`). They are the same for any rotation of the tests, so those that are not shown
+are kept as few columns, along the directions in which their kernels are largest.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from gptfluence.simulators.base import Array
 
 LOST = 1e-7
 """Share of the squares of the tests that are not shown, of each kernel, that their columns may lack."""
-
-WHOLE = 2047
-"""Kernels are kept as whole numbers up to this one, in units of their own for each column of each checkpoint."""
 
 
 class Columns(NamedTuple):
@@ -57,10 +54,3 @@ def choose_columns(kernels: Array, most: int) -> Columns:
 
 def _squares(gram: Array, directions: Array) -> Array:
     return np.einsum("ad,ab,bd->d", directions, gram, directions)
-
-
-def to_whole(kernels: Array) -> tuple[NDArray[np.int16], Array]:
-    """Return kernels, [kernels, checkpoints, train, columns], as whole numbers and their units, without the third axis."""
-    units = np.abs(kernels).max(axis=2, initial=0.0) / WHOLE
-    units[units == 0] = 1.0
-    return np.rint(kernels / units[:, :, None]).astype(np.int16), units

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet
 from gptfluence.page.blocks import pack
-from gptfluence.page.columns import choose_columns, to_whole
+from gptfluence.page.columns import choose_columns
+from gptfluence.page.precision import Use, choose_steps, round_kernels
 from gptfluence.paper.names import METRICS, SCENARIOS, TASKS
 from gptfluence.simulators.data import GroupData, load_group
 from gptfluence.simulators.files import load_simulator
-from gptfluence.simulators.gradient_response import GradientResponse
+from gptfluence.simulators.gradient_response import OWN, GradientResponse
 
 MEASURES = ("skill", "across_run_correlation", "coverage_80")
 UNITS = {"bleu": 100.0}
@@ -35,7 +36,7 @@ class Detail(NamedTuple):
     unseen: bool
 
 
-DETAILS = (Detail(1_000_000, True), *(Detail(tests, False) for tests in (1_000_000, 64, 32, 16, 8, 4, 2, 1)))
+DETAILS = (Detail(1_000_000, True), *(Detail(tests, False) for tests in (1_000_000, 64, 32, 16, 12, 8, 6, 4, 2, 1)))
 """From all to least."""
 
 
@@ -102,7 +103,8 @@ def pack_group(group: Group, detail: Detail) -> bytes:
     runs = np.isin(examples, rows).all(axis=(1, 2))
     if len(rows) < spec["train_size"] * len(spec["train_tasks"]):
         notes.append(
-            f"To keep the page small, examples of the unseen pools are not here, nor the {int((~runs).sum())} runs on them."
+            "To keep the page small, examples of the unseen pools are not here, nor the "
+            f"{int((~runs).sum())} runs on them."
         )
     number = np.zeros(spec["train_size"] * len(spec["train_tasks"]), np.int64)
     number[rows] = np.arange(len(rows))
@@ -113,10 +115,14 @@ def pack_group(group: Group, detail: Detail) -> bytes:
         counts = ", ".join(f"{TASKS.get(task, task)} {len(shown[task])} of {size}"
                            for task, size in zip(tasks, first.data.sizes, strict=True))  # fmt: skip
         notes.append(f"To keep the page small, not every test example is shown: {counts}.")
-    whole, units = to_whole(np.concatenate([part.values for part in columns], axis=3))
+    uses = [Use(part.simulator, [tasks.index(task) for task in part.data.tasks], UNITS.get(part.metric, 1.0))
+            for part in group.parts]  # fmt: skip
+    rates = first.data.curricula.rates[0]
+    steps = choose_steps(kernels, uses, len(tasks), rates, examples.shape[2])
+    of_task = np.repeat(np.arange(len(tasks)), [part.values.shape[3] for part in columns])
     arrays: dict[str, NDArray[Any]] = {
-        "kernels": whole,
-        "kernels.scale": units.astype(np.float32),
+        "kernels": round_kernels(np.concatenate([part.values for part in columns], axis=3), steps, of_task),
+        "kernels.steps": steps,
         "checkpoints": simulator.responses.kernels.steps.astype(np.int32),
         "tokens": simulator.responses.kernels.tokens[rows].astype(np.int32),
         "examples": number[examples[runs]].astype(np.uint16),
@@ -164,19 +170,13 @@ def _arrays_of(part: Part, runs: NDArray[np.bool_], shown: dict[str, NDArray[np.
     scale = RESOLUTION * UNITS.get(part.metric, 1.0)
     found = {
         "measured": np.rint(data.dynamics.values[runs][..., tests] / scale).astype(np.int32),
-        "curve": simulator.known.curve[:, tests],
-        "spread": simulator.spread[:, tests],
-        **{
-            name: getattr(simulator, name) for name in ("weights", "replicas", "metrics", "reach", "quantiles", "apart")
-        },
-        "extent": simulator.extent,
+        "curve": simulator.known.curve[:, tests].astype(np.float32),
+        "spread": simulator.spread[:, tests].astype(np.float32),
+        **{name: getattr(simulator, name).astype(np.float32) for name in ("replicas", "metrics")},
+        **{name: getattr(simulator, name) for name in ("weights", "reach", "quantiles", "apart", "extent")},
+        "own": np.array([OWN]),
     }
-    return {f"{part.metric}.{name}": _narrow(array) for name, array in found.items()}
-
-
-def _narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """Return large arrays of float64 in float32, which is enough of values and spreads."""
-    return array.astype(np.float32) if array.dtype == np.float64 and array.size > 500 and array.ndim == 2 else array
+    return {f"{part.metric}.{name}": array for name, array in found.items()}
 
 
 def _metric(part: Part, tasks: list[str], scores: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gptfluence.io import read_parquet, write_text
+from gptfluence.page.blocks import to_text
 from gptfluence.page.groups import DETAILS, Group, label_of, pack_group, read_group
 from gptfluence.words import LEVELS
 
@@ -64,13 +65,22 @@ def render_page(groups: list[Group], scale: str) -> str:
 
 
 def _pack_groups(groups: list[Group], limit: int) -> list[str]:
-    """Return the groups' blocks in base64, in the most detail with which they have no more than so many bytes."""
-    for detail in DETAILS:
-        blocks = [base64.b64encode(pack_group(group, detail)).decode() for group in groups]
-        size = sum(map(len, blocks))
-        log.info("%s: %.1f MB", detail, size / 1e6)
-        if size <= limit:
+    """Return the groups' blocks as texts: all of each, or of the largest ones less, until they have so many bytes."""
+
+    def block(number: int) -> str:
+        return to_text(pack_group(groups[number], DETAILS[levels[number]]))
+
+    levels = [0] * len(groups)
+    blocks = [block(number) for number in range(len(groups))]
+    while sum(map(len, blocks)) > limit:
+        left = [number for number, level in enumerate(levels) if level + 1 < len(DETAILS)]
+        if not left:
             break
+        largest = max(left, key=lambda number: len(blocks[number]))
+        levels[largest] += 1
+        blocks[largest] = block(largest)
+    for group, level, text in zip(groups, levels, blocks, strict=True):
+        log.info("%s: %s, %.0f kB", group.spec["group"], DETAILS[level], len(text) / 1e3)
     return blocks
 
 

@@ -62,7 +62,7 @@ export interface Group {
 
 type Bytes = Float32Array | Float64Array | Int32Array | Uint16Array;
 interface Place {
-  type: "f32" | "f64" | "i32" | "u16" | "i16";
+  type: "f32" | "f64" | "i32" | "u16";
   shape: number[];
   offset: number;
 }
@@ -75,9 +75,22 @@ export function readIndex(): Index {
 /** Read, inflate and set up one group. */
 export async function readGroup(number: number): Promise<Group> {
   const text = element(`group-${number}`).textContent ?? "";
-  const packed = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const stream = new Blob([fromText(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
   return makeGroup(new Uint8Array(await new Response(stream).arrayBuffer()));
+}
+
+/** Bytes from text: two characters stand for 13 bits, see gptfluence/page/blocks.py. */
+export function fromText(text: string): Uint8Array<ArrayBuffer> {
+  const values = new Uint8Array(128);
+  for (let code = 33, value = 0; code < 127; code++) if (!"&<>".includes(String.fromCharCode(code))) values[code] = value++;
+  const end = text.indexOf(" ");
+  const bytes = new Uint8Array(Number(text.slice(0, end)));
+  for (let at = end + 1, byte = 0, bits = 0, held = 0; byte < bytes.length; at += 2) {
+    held = (held << 13) | (values[text.charCodeAt(at)] * 91 + values[text.charCodeAt(at + 1)]);
+    for (bits += 13; bits >= 8 && byte < bytes.length; bits -= 8) bytes[byte++] = held >> (bits - 8);
+    held &= (1 << bits) - 1;
+  }
+  return bytes;
 }
 
 function element(id: string): HTMLElement {
@@ -99,7 +112,7 @@ export function makeGroup(bytes: Uint8Array): Group {
   const tasks: Task[] = header.tasks;
   const [count, , train, columns] = header.arrays.kernels.shape;
   const kernels: Kernels = {
-    values: scaled(arrays("kernels"), f64("kernels.scale"), train, columns),
+    values: scaled(arrays("kernels"), f64("kernels.steps"), train, columns, tasks),
     kernels: count,
     checkpoints: Int32Array.from(arrays("checkpoints")),
     train,
@@ -134,28 +147,28 @@ export function makeGroup(bytes: Uint8Array): Group {
   return { ...header, steps, batch, runs: all, metrics, simulator };
 }
 
-const FITTED = ["curve", "weights", "replicas", "metrics", "reach", "quantiles", "spread", "apart", "extent"];
+const FITTED = ["curve", "weights", "replicas", "metrics", "reach", "quantiles", "spread", "apart", "own", "extent"];
 
 /** Numbers of an array whose bytes stand plane by plane: all first ones, all second ones, ... */
 function unpack(body: Uint8Array, { type, shape, offset }: Place): Bytes {
   const size = shape.reduce((product, length) => product * length, 1);
-  const width = { f32: 4, f64: 8, i32: 4, u16: 2, i16: 2 }[type];
+  const width = { f32: 4, f64: 8, i32: 4, u16: 2 }[type];
   const bytes = new Uint8Array(size * width);
   for (let b = 0; b < width; b++)
     for (let x = 0, from = offset + b * size; x < size; x++) bytes[x * width + b] = body[from + x];
   const { buffer } = bytes;
   if (type === "f32") return new Float32Array(buffer);
   if (type === "f64") return new Float64Array(buffer);
-  if (type === "i32") return new Int32Array(buffer);
-  return type === "u16" ? new Uint16Array(buffer) : Float32Array.from(new Int16Array(buffer));
+  return type === "i32" ? new Int32Array(buffer) : new Uint16Array(buffer);
 }
 
-/** Kernels from whole numbers; scale: [kernels, checkpoints, columns]. */
-function scaled(whole: Bytes, scale: Float64Array, train: number, columns: number): Float32Array {
+/** Kernels from whole numbers of steps; steps: [kernels, checkpoints, tasks]. */
+function scaled(whole: Bytes, steps: Float64Array, train: number, columns: number, tasks: Task[]): Float32Array {
   const found = new Float32Array(whole.length);
-  for (let row = 0, x = 0; x < whole.length; row++) {
-    const from = Math.floor(row / train) * columns;
-    for (let z = 0; z < columns; z++, x++) found[x] = whole[x] * scale[from + z];
-  }
+  for (let row = 0; row * columns < whole.length; row++)
+    tasks.forEach(({ from, to }, task) => {
+      const step = steps[Math.floor(row / train) * tasks.length + task];
+      for (let x = row * columns + from; x < row * columns + to; x++) found[x] = whole[x] * step;
+    });
   return found;
 }

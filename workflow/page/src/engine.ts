@@ -51,6 +51,8 @@ export interface Fit {
   spread: Float64Array;
   /** [steps]. */
   apart: Float64Array;
+  /** [1], share of the variance of errors that grows with `apart`. */
+  own: Float64Array;
   extent: Float64Array;
 }
 
@@ -330,7 +332,8 @@ export class Simulator {
       for (let e = shares.start[t]; e < shares.start[t + 1]; e++) sums[shares.example[e]] += rates[t] * shares.share[e];
       let apart = 0;
       for (let i = 0; i < train; i++) apart += (sums[i] - rate * this.cumulated[t * train + i]) ** 2;
-      const wider = Math.sqrt(Math.max(fit.apart[t] > 0 ? apart / fit.apart[t] : 1, 1));
+      const own = fit.own[0];
+      const wider = Math.sqrt(1 - own + own * (fit.apart[t] > 0 ? apart / fit.apart[t] : 1));
       let offset = 0;
       fit.tasks.forEach((number, own) => {
         const { shown } = kernels.tasks[number];
