@@ -11,6 +11,7 @@ import pytest
 from gptfluence.params import ReleasedScale
 from gptfluence.released.importing import import_release
 from gptfluence.released.plan import Plan, make_plan
+from gptfluence.released.report import missing_runs
 from released import OFFSETS, make_release, make_run, scale, write_preprocessed, write_raw, write_samples
 
 METRICS = {"rte": ("loss",), "webnlg": ("loss", "bleu", "rouge_l")}
@@ -153,3 +154,23 @@ def test_runs_whose_names_tell_no_seed_are_taken_in_the_order_of_their_names(tmp
     plan = plan_of(import_release(tmp_path / "r", tmp_path / "i", OFFSETS))
     assert numbers(plan, "fine_tuning-unknown-rte") == {"fit": [1], "validate": [2], "held_out": [3, 4]}
     assert [m.stem[:5] for m in plan.groups[0].members] == ["run-a", "run-b", "run-c", "run-d"]
+
+
+def test_the_shipped_scale_holds_out_the_published_test_runs(
+    report: dict[str, Any], raw_params: dict[str, Any]
+) -> None:
+    """Seeds as published: 28-32 in fine-tuning, 5-9 on WMT16 and the mixture; one size lacks a run."""
+    seeds = {"rte": [*range(1, 33)], "webnlg": [*range(1, 33)], "flan": [*range(2, 33)]}
+    whole = {}
+    for task, numbers_of in seeds.items():
+        for number in numbers_of:
+            whole[f"{task}{number}"] = seed(report, task, 1) | {"seed": number, "folder": f"{task}/{number}"}
+    settings = ReleasedScale.model_validate(raw_params["scales"]["gptdynamics"])
+    plan = make_plan(report | {"runs": whole}, settings, METRICS)  # type: ignore[arg-type]
+    found = {group.unit: numbers(plan, group.group) for group in plan.groups}
+    for unit in ("rte", "webnlg"):
+        assert found[unit] == {"fit": [*range(1, 26)], "validate": [26, 27], "held_out": [*range(28, 33)]}
+    mixture = found["mixture"]
+    assert mixture["held_out"] == [5, 6, 7, 8, 9] and mixture["validate"] == [31, 32] and len(mixture["fit"]) == 24
+    assert missing_runs({"runs": whole})["pythia-410m rte unseen"] == [1, 2, 3]
+    assert "pythia-410m rte" not in missing_runs({"runs": whole})

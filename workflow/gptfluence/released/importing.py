@@ -24,7 +24,7 @@ from gptfluence.released.lines import Unread, read_samples
 from gptfluence.released.members import Member, Source
 from gptfluence.released.names import Samples, run_file, samples_file
 from gptfluence.released.recording import Recording, describe, read_recording, stem_of, write_recording
-from gptfluence.released.report import REPORT, render
+from gptfluence.released.report import REPORT, missing_runs, render
 
 SAMPLES = "samples.parquet"
 RUNS = "runs"
@@ -62,6 +62,7 @@ def import_release(path: Path, folder: Path, test_offsets: Mapping[str, int]) ->
             f"{path}: holds no run of the release: no train_samples_id.json, all_<metric>_trajectory.out or log.out"
         )
     report = importer.report()
+    report["missing"] = missing_runs(report)
     write_text(folder / REPORT.with_suffix(".txt"), render(report))
     write_json(folder / REPORT, report)
     return report

@@ -68,7 +68,7 @@ def render(report: dict[str, Any]) -> str:
     Args:
         report: source (name, bytes), samples ({task part: files, examples, missing, differing}), runs ({file: see
             `recording.describe`}), empty, unread ({file: [lines, first]}), refused ({path: why}), others ({kind:
-            [files, example]}: what no simulator needs).
+            [files, example]}: what no simulator needs), missing (see `missing_runs`).
     """
     source, runs = report["source"], report["runs"]
     lines = [f"{source['name']}: {source['bytes'] / 1e6:,.1f} MB, {len(runs)} runs", "", "Runs"]
@@ -91,7 +91,7 @@ def render(report: dict[str, Any]) -> str:
         + (f"; {found['differing']} differ between files" if found["differing"] else "")
         for name, found in report["samples"].items()
     ] or ["  none"]
-    missing = missing_runs(report)
+    missing = report["missing"]
     lines += ["", "Published runs that are not there"]
     lines += [f"  {name}: seeds {_ranges(seeds)}" for name, seeds in missing.items()] or ["  none"]
     problems = [f"  {name}: empty" for name in report["empty"]]
