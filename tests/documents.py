@@ -30,10 +30,14 @@ def run(document: Path, folder: Path) -> list[str]:
         else:
             script.append(mark)
     folder.mkdir(parents=True, exist_ok=True)
+    commands = folder.parent / f"{folder.name}.bin"  # the gptfluence of this tree, whichever is installed
+    commands.mkdir(exist_ok=True)
+    (commands / "gptfluence").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gptfluence "$@"\n')
+    (commands / "gptfluence").chmod(0o755)
     environment = os.environ | {
         "REPOSITORY": str(ROOT),
         "PYTHONPATH": str(ROOT / "workflow"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     ended = subprocess.run([sys.executable, "-c", "".join(script)], cwd=folder, env=environment, text=True,
                            capture_output=True, check=False)  # fmt: skip

@@ -279,14 +279,29 @@ class _Response(Run):
 
     @cached_property
     def _slopes(self) -> list[Array]:
-        """Of each task half the derivative of v by what a share's kernels are, [steps, kernels, tests]."""
-        known = self._engine.share_responses(self._rates)
+        """Of each task half the derivative of v by what a share's kernels are, [steps, kernels, tests].
+
+        This is the adjoint of `Responses.of`: decays and momenta, backwards in time.
+        """
+        responses, rates = self._engine.simulator.responses, self._rates
+        steps, names, decays = len(rates), len(responses.kernels.values), len(responses.decays)
+        starts = responses.kernels.steps
+        stops = np.append(starts[1:], steps)
         found = []
         for task, apart in enumerate(self._apart):
-            slope = np.zeros((known.rows, apart.shape[2]))
-            for replica, of_replica in zip(known.replicas[task], apart, strict=True):
-                slope += replica @ of_replica
-            found.append(slope.reshape(len(self._shares), -1, apart.shape[2]))
+            weighed = np.tensordot(self._engine.simulator.deviations(task), apart, (0, 0))  # [columns, steps, tests]
+            weighed = weighed.reshape(len(responses.momenta), names, decays, steps, -1)
+            slope = np.zeros((steps, names, len(starts), weighed.shape[-1]))
+            for momentum, of_momentum in zip(responses.momenta, weighed, strict=True):
+                left = np.zeros((steps, names, weighed.shape[-1]))
+                for i, decay in enumerate(responses.decays):
+                    left -= decaying_sum(of_momentum[:, i].swapaxes(0, 1)[::-1], decay)[::-1]
+                left *= ((1 - momentum) * rates / (1 - momentum ** np.arange(1, steps + 1)))[:, None, None]
+                moves = np.zeros_like(slope)
+                for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+                    moves[start:stop, :, i] = left[start:stop]
+                slope += decaying_sum(moves[::-1], momentum)[::-1]
+            found.append(slope.reshape(steps, -1, slope.shape[-1]))
         return found
 
     def changed(self, changes: Sequence[Change]) -> Array:
