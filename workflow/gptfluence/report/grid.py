@@ -89,7 +89,7 @@ def grid_of(block: Block) -> Grid:
             sections.append(Section(line.section, (row,)))
     groups = tuple((name, sum(group == name for group, _ in block.columns)) for name in names)
     heads = tuple(block.columns[i][1] for i in order)
-    return Grid(block.title, (block.sections, "Method"), groups if len(groups) > 1 else (), heads, tuple(sections))
+    return Grid(block.title, (block.sections, block.rows), groups if len(groups) > 1 else (), heads, tuple(sections))
 
 
 def list_grid(caption: str, name: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Grid:

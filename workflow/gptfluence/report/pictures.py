@@ -10,8 +10,15 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from gptfluence.errors import UserError
+from gptfluence.paper.contents import CURVES
+from gptfluence.paper.names import METRICS, SCENARIOS, SETTINGS, TASKS
 
 CAPTIONS = {
+    "figure_1": "What the pipeline does.",
+    "figure_3": "What is lost when metrics are measured at every so many steps alone, loss.",
+    "figure_4": "How many earlier values a step sees: the Markov order, loss.",
+    "figure_5": "Encoders of the examples' texts, loss.",
+    "figure_9": "Fits by Adam, as published, epoch by epoch, beside the exact solutions of the same objectives.",
     "figure_6": "How well the loss is simulated in instruction tuning, by size of the model. Dots are unweighted means "
     "over the test tasks. The mean curve and persistence know nothing of the training examples.",
     "figure_7": "A share of a task's labels is wrong; examples are checked in the order of each method and corrected, "
@@ -68,8 +75,22 @@ def read_picture(name: str, path: str | Path) -> Picture:
         raise UserError(f"{path}: damaged ({error}). Delete it and run snakemake again.") from None
     alternative, *told = words.splitlines() or [heading_of(name)]
     data = base64.b64encode(packed.getvalue()).decode()
-    return Picture(name, heading_of(name), CAPTIONS.get(name, alternative), alternative, tuple(told),
+    return Picture(name, heading_of(name), _caption(name, alternative), alternative, tuple(told),
                    f"data:image/webp;base64,{data}", *image.size)  # fmt: skip
+
+
+def _caption(name: str, alternative: str) -> str:
+    """Return what a figure is: of curves, what its row of `CURVES` says."""
+    if name not in CURVES:
+        return CAPTIONS.get(name, alternative)
+    row = CURVES[name]
+    metrics = " and ".join(dict.fromkeys(METRICS[metric] for metric, _ in row.panels))
+    metrics = metrics[0].upper() + metrics[1:]
+    tasks = ", ".join(dict.fromkeys(TASKS[task] for _, task in row.panels if task)) or "all tasks"
+    unseen = f", {SETTINGS[row.setting]}" if row.setting != "seen" else ""
+    return (
+        f"{metrics} of single test examples ({tasks}), measured and simulated: {SCENARIOS[row.scenarios[0]]}{unseen}."
+    )
 
 
 def heading_of(name: str) -> str:
