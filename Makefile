@@ -9,11 +9,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 nano: .venv/ready
 	$(SNAKEMAKE)
-	snakemake --quiet all --report results/report.html
 	@echo
-	@echo "Tables:  results/tables/   (table_1.md ... table_4.md, table_attribution.md, also csv, html and tex)"
-	@echo "Figures: results/figures/  (figure_2.png ... figure_11.png, figure_attribution.png, also pdf)"
-	@echo "Report:  results/report.html"
+	@echo "Report:  results/report.html, with all tables and figures"
+	@echo "Tables:  results/tables/   (table_1.md ... table_13.md, table_attribution.md, also csv, html and tex)"
+	@echo "Figures: results/figures/  (figure_1.png ... figure_30.png, figure_attribution.png, also pdf)"
+	@echo "What if: results/whatif.html (open it in a browser)"
 
 test: .venv/ready
 	python -m pytest -n 2 --dist loadfile

@@ -19,9 +19,8 @@ include: "workflow/rules/7_mislabels.smk"
 include: "workflow/rules/7_choices.smk"
 include: "workflow/rules/8_scores.smk"
 include: "workflow/rules/9_paper.smk"
-
-
-report: "workflow/report/workflow.rst"
+include: "workflow/rules/9_page.smk"
+include: "workflow/rules/10_report.smk"
 
 
 rule all:
@@ -29,6 +28,8 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
+        rules.write_report.output,
+        rules.page.input,
         manifests_to_mend,
     localrule: True
 

@@ -239,7 +239,10 @@ def make_repository(folder: Path, home: Path, params: Mapping[str, Any] | None =
 
 
 def keep_one_table_and_figure(repository: Repository) -> None:
-    """Leave table_1 and figure_6 alone in a copy of the project: the others are made in the same way, and take time."""
+    """Leave table_1 and figure_6 alone in a copy of the project: the others are made in the same way, and take time.
+
+    Nor is a report made, which shows the scores of all.
+    """
     design = repository.path("workflow/gptfluence/design.py")
     text = design.read_text(encoding="utf-8")
     for name, new in (("TABLES", '{"table_1": ("scores",)}'), ("FIGURES", '{"figure_6": ("scores",)}')):
@@ -249,12 +252,16 @@ def keep_one_table_and_figure(repository: Repository) -> None:
     path = repository.path("dvc.yaml")
     dvc = yaml.safe_load(path.read_text(encoding="utf-8"))
     stages = dvc["stages"]
-    scores = ("scores_attribution", "scores_simulators", "scores_mislabels", "scores_choices")
-    for name in ("table_attribution", "table_simulators", "table_choices", "figure_attribution", *scores):
+    shown = ("table_", "tables_", "figure_", "scores_", "report")
+    for name in [name for name in stages if name.startswith(shown)]:
         del stages[name]
     stages["tables"]["foreach"] = ["table_1"]
     stages["figures"]["foreach"] = {"figure_6": "scores"}
     path.write_text(yaml.safe_dump(dvc, sort_keys=False), encoding="utf-8")
+    snakefile = repository.path("Snakefile")
+    text = snakefile.read_text(encoding="utf-8")
+    assert "        rules.write_report.output,\n" in text
+    snakefile.write_text(text.replace("        rules.write_report.output,\n", ""), encoding="utf-8")
 
 
 def md5(path: Path) -> str:
@@ -264,7 +271,7 @@ def md5(path: Path) -> str:
 
 
 _COLLECTING = ("all", "total", "tasks", "curricula", "dynamics", "features", "attribution", "simulators", "mislabels",
-               "choices", "scores", "tables", "figures")  # fmt: skip
+               "choices", "scores", "tables", "figures", "report")  # fmt: skip
 
 
 def jobs(said: str) -> dict[str, int]:

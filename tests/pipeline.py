@@ -12,6 +12,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 
 
+_VARIANTS = ("order_2", "every_2_steps_held", "gpt_features", "each_task", "batch_sum")
+
+
 def make_tiny(raw: dict[str, Any]) -> dict[str, Any]:
     """Turn the shipped params.yaml into a tiny plan of the same form."""
     tiny = {"source": "world", "layers": 1, "width": 32, "heads": 2, "epochs": 1, "batch_tokens": 1024}
@@ -26,7 +29,9 @@ def make_tiny(raw: dict[str, Any]) -> dict[str, Any]:
         methods[name]["strengths"] = [0.1, 10.0]
     variants = raw["scores"]["variants"]
     variants.pop("simfluence")
-    variants["gptfluence"] = {name: variants["gptfluence"][name] for name in ("order_2", "gpt_features", "each_task")}
+    variants["gptfluence"] = {name: variants["gptfluence"][name] for name in _VARIANTS}
+    for name in ("simfluence", "gptfluence"):
+        raw["scores"]["convergence"][name]["adam"] |= {"epochs": 3, "batch": 64, "warmup": 2}
     raw["attribution"] |= {"checkpoints": 3, "kernel_checkpoints": 2, "projection": 4, "replays": []}
     raw["scores"]["bootstrap_samples"] = 50
     runs = {"fit": 2, "validate": 1, "held_out": 2, "unseen": 1}
@@ -56,6 +61,9 @@ def make_whole(raw: dict[str, Any]) -> dict[str, Any]:
     whole["attribution"]["replays"] = replays
     plan = whole["scales"]["tiny"]
     plan["scenarios"]["fine_tuning"]["subsets"] = 3
+    plan["scenarios"]["fine_tuning"]["schedules"] = {
+        **{"runs": {"fit": 1, "validate": 1, "held_out": 2}, "settings": {"small": {"batch": 2, "warmup": 0.3}}},
+    }
     plan["mislabelled"] = {
         **{"model": "tiny", "task": "sst2", "pool": 8, "test": 3, "flipped": 0.4, "seed": 1, "draw": 4},
         **{"batch": 4, "epochs": 1, "learning_rate": 1e-3, "runs": {"fit": 2, "validate": 1}},

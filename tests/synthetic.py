@@ -128,10 +128,21 @@ def split(dynamics: Dynamics, curricula: Curricula, held: int) -> tuple[Dynamics
 SPLITS = ("fit", "fit", "fit", "validate", "held_out", "unseen")
 
 
-def write_group(folder: Path, metric: str = "loss", seed: int = 0, splits: tuple[str, ...] = SPLITS) -> dict[str, Any]:
-    """Write shards, curricula and features of a made-up group of two tasks; return what fit and simulate share."""
+def write_group(
+    folder: Path,
+    metric: str = "loss",
+    seed: int = 0,
+    splits: tuple[str, ...] = SPLITS,
+    steps: int = 8,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Write shards, curricula and features of a made-up group of two tasks; return what fit and simulate share.
+
+    Args:
+        settings: of the runs, in place of their learning_rate, schedule and warmup.
+    """
     rng = np.random.default_rng(seed)
-    tasks, sizes, train_size, steps, batch = ["b_task", "a_task"], {"b_task": 3, "a_task": 2}, 6, 8, 2
+    tasks, sizes, train_size, batch = ["b_task", "a_task"], {"b_task": 3, "a_task": 2}, 6, 2
     runs = []
     for number, part in enumerate(splits):
         run_id, code = f"g-{number:02d}", f"hash{number}"
@@ -167,11 +178,13 @@ def write_group(folder: Path, metric: str = "loss", seed: int = 0, splits: tuple
             "run_id": run_id,
             "split": part,
             "learning_rate": 1e-2,
+            "schedule": "linear",
+            "warmup": 0.0,
             "hash": code,
             "shard": str(shard),
             "curriculum": str(curriculum),
         }
-        runs.append(entry)
+        runs.append(entry | settings)
     scores = {"grad_dot": rng.normal(size=(2 * train_size, sum(sizes.values())))}
     kernels = {name: rng.normal(size=(2, 2 * train_size, 5)).astype(np.float32) for name in ("sgd", "adamw")}
     content = KernelFile(np.array([0, 4]), rng.integers(1, 9, 2 * train_size), kernels)

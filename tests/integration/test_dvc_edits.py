@@ -37,7 +37,9 @@ def test_seed_of_one_run_trains_that_run(pulled: Repository) -> None:
     assert "1 to train now" in said, said
     counts = jobs(said)
     assert counts.pop("draw_curricula") == 1
-    scores = {"score_simulations": 1, "refit_simulators": 1, "judge_simulators": 1, "write_table": 5, "write_figure": 5}
+    # Tables 1-4 and 10-13 and that of simulators; Figures 2-5, 6, 8, 10-30 and that of simulators.
+    scores = {"score_simulations": 1, "refit_simulators": 1, "judge_simulators": 1, "measure_costs": 1}
+    scores |= {"write_table": 9, "write_figure": 28, "write_report": 1}
     assert counts == {"train_runs": 1, "simulate_runs": 1, **scores}, said
     assert "1 runs are new: changed:" in said and "draw_seed" in said, said
 
@@ -105,9 +107,9 @@ def test_change_of_training_code_trains_all(pulled: Repository) -> None:
 
 
 def test_change_of_table_code_writes_that_table(pulled: Repository) -> None:
-    """A real change of a table's code is planned to write that table alone."""
+    """A real change of a table's code is planned to write that table alone, and the report that shows it."""
     path = pulled.path("workflow/gptfluence/paper/tables/table_2.py")
     path.write_text(f"{path.read_text(encoding='utf-8')}\nANOTHER_CONSTANT = 1\n", encoding="utf-8")
     said = pulled.snakemake("-n")
-    assert jobs(said) == {"write_table": 1}, said
+    assert jobs(said) == {"write_table": 1, "write_report": 1}, said
     assert "results/tables/table_2.csv: made under another configuration, or by other code" in said, said

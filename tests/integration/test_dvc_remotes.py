@@ -107,7 +107,7 @@ def test_no_write_reaches_into_the_cache(pulled: Repository, kind: str) -> None:
     whole = pulled.digests("data/dynamics")
     pulled.path(pulled.shards()[0]).unlink()
     pulled.edit(lambda params: params["paper"].update(example_curves=2))
-    assert jobs(pulled.snakemake()) == {"train_runs": 1, "write_figure": 1}
+    assert jobs(pulled.snakemake()) == {"train_runs": 1, "write_figure": 1, "write_report": 1}
     assert pulled.digests("data/dynamics") == whole
     assert_cache_is_whole(pulled)
     pulled.edit(lambda params: params["paper"].update(figure_width_in=5.5))
@@ -143,14 +143,14 @@ def test_hard_links_are_refused_with_a_remedy_that_works(ordinary: Repository) -
     said = ordinary.snakemake(code=1)
     assert "results/figures/figure_2." in said and "hard link" in said and "Traceback" not in said, said
     assert "dvc config cache.type reflink,copy" in said and "dvc checkout --relink" in said, said
-    assert jobs(ordinary.dvc("repro")) == {"write_figure": 1}
+    assert jobs(ordinary.dvc("repro")) == {"write_figure": 1, "write_report": 1}
     assert_cache_is_whole(ordinary)
 
     ordinary.edit(lambda params: params["paper"].update(example_curves=1))
     assert "hard link" in ordinary.snakemake(code=1)
     ordinary.dvc("config", "cache.type", "reflink,copy")
     ordinary.dvc("checkout", "--relink")
-    assert jobs(ordinary.snakemake()) == {"write_figure": 1}
+    assert jobs(ordinary.snakemake()) == {"write_figure": 1, "write_report": 1}
     assert jobs(ordinary.dvc("repro")) == {}
     assert_nothing_to_do(ordinary)
     assert_cache_is_whole(ordinary)

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from gptfluence.design import FIGURES
 from gptfluence.dynamics.pretrain import make_config, train_tokenizer
 from gptfluence.io import read_parquet, read_provenance
 from gptfluence.simulators.files import load_simulator
@@ -49,8 +50,8 @@ def edit(folder: Path, change: Any) -> None:
 
 def test_every_artefact_is_there(finished: Path) -> None:
     shards = sorted((finished / "data/dynamics").glob("*.parquet"))
-    # Two scenarios; random subsets in two orders each; the mislabelled task.
-    assert len(shards) == 6 + 5 + 3 * 2 + 4
+    # Two scenarios; random subsets in two orders each; another schedule; the mislabelled task.
+    assert len(shards) == 6 + 5 + 3 * 2 + 4 + 4
     for shard in shards:
         assert read_provenance(shard)["run"]["run_id"] in shard.name
     assert len(list((finished / "data/curricula").glob("*.parquet"))) == len(shards)
@@ -85,20 +86,36 @@ def test_every_artefact_is_there(finished: Path) -> None:
         *COVERAGES,
     }  # fmt: skip
     assert json.loads((finished / "results/scores/metrics.json").read_text())
-    for table in ("1", "2", "3", "4", "attribution", "choices"):
+    for table in (*map(str, range(1, 14)), "attribution", "choices", "simulators"):
         for ending in ("csv", "md", "tex", "html", "provenance.json"):
             assert (finished / f"results/tables/table_{table}.{ending}").stat().st_size > 0
-    for figure in (
-        "figure_2",
-        "figure_6",
-        "figure_7",
-        "figure_10",
-        "figure_11",
-        "figure_attribution",
-        "figure_choices",
-    ):
+    for figure in FIGURES:
         assert (finished / f"results/figures/{figure}.pdf").read_bytes().startswith(b"%PDF")
         assert (finished / f"results/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_schedules_are_judged(finished: Path) -> None:
+    rows = read_parquet(finished / "results/scores/simulators.parquet").to_pylist()
+    scheduled = [row for row in rows if row["setting"] == "schedule_unseen" and row["value"] is not None]
+    assert {row["group"] for row in scheduled} == {"fine_tuning-tiny-rte"}
+    methods = ("persistence", "time_curve", "gptfluence", "gradient_response")
+    assert {(row["method"], row["variant"]) for row in scheduled} == {
+        (method, schedule) for method in methods for schedule in ("own", "small", "average")
+    }
+    (shard,) = (finished / "data/dynamics").glob("*-small-01.*.parquet")
+    assert set(read_parquet(shard)["step"].to_pylist()) == {0, 1, 2, 3, 4}  # the group's own runs have two steps
+
+
+def test_the_report_shows_every_table_and_figure(finished: Path) -> None:
+    text = (finished / "results/report.html").read_text(encoding="utf-8")
+    shown = {path.stem for kind in ("tables/*.csv", "figures/*.png") for path in (finished / "results").glob(kind)}
+    assert len(shown) >= 15
+    assert all(f'<article id="{name}">' in text for name in shown)
+    assert len(text) < 5_000_000
+    versions = read_provenance(next((finished / "data/dynamics").glob("*.parquet")))["versions"]
+    assert versions["torch"] in text
+    made = json.loads((finished / "results/tables/table_1.provenance.json").read_text())
+    assert all(value in text for value in (made["spec"], made["code"], *made["files"].values()))
 
 
 def test_attribution_is_judged(finished: Path) -> None:
@@ -186,7 +203,8 @@ def test_changed_setting_reruns_what_depends_on_it(copy: Path) -> None:
     edit(copy, lambda p: p["scores"].update(confidence=0.5))
     edit(copy, lambda p: p["simulators"]["methods"]["simfluence"].update(strengths=[0.1, 10.0]))
     judged = dict.fromkeys(("score_simulations", "judge_attribution", "judge_simulators", "judge_choices"), 1)
-    assert planned(copy) == {**judged, "refit_simulators": 4, "write_table": 7, "write_figure": 7, "all": 1}
+    shown = {"write_table": 10, "write_figure": 30, "write_report": 1}
+    assert planned(copy) == {**judged, "refit_simulators": 4, **shown, "all": 1}
     edit(copy, lambda p: p["scores"].update(confidence=0.95))
     assert planned(copy) == {}
 

@@ -12,6 +12,7 @@ import yaml
 from gptfluence.design import Design, make_design
 from gptfluence.errors import UserError
 from gptfluence.io import digest
+from gptfluence.paper.contents import CURVES
 from gptfluence.params import load_params
 
 # The paper's settings of every GPT run: Table 7 (fine-tuning, all Pythia-410M) and Table 5 (instruction tuning).
@@ -214,6 +215,72 @@ def test_design_is_pure(raw_params: dict[str, Any], root: Path) -> None:
     assert first.gangs.keys() == second.gangs.keys()
 
 
+SCHEDULES = {
+    "models": ["nano-0.2m"],
+    "tasks": ["rte"],
+    "runs": {"fit": 2, "validate": 1, "held_out": 1},
+    "settings": {
+        "double_rate": {"learning_rate": 2},
+        "warm": {"schedule": "cosine", "warmup": 0.1},
+        "large": {"batch": 8},
+    },
+}
+
+
+def scheduled(raw: dict[str, Any], root: Path, **changed: dict[str, Any]) -> Design:
+    """Return the plan with schedules, of which some are others."""
+    settings = SCHEDULES["settings"] | changed
+    raw["scales"]["nano"]["scenarios"]["fine_tuning"]["schedules"] = SCHEDULES | {"settings": settings}
+    return design_of(raw, root)
+
+
+def test_runs_under_other_schedules(raw_params: dict[str, Any], root: Path) -> None:
+    design = scheduled(raw_params, root)
+    runs = [run for run in design.runs.values() if run.scheduled]
+    assert {run.group for run in runs} == {"fine_tuning-nano-0.2m-rte"}
+    parts = Counter((run.scheduled, run.split) for run in runs)
+    numbers = {"scheduled_fit": 2, "scheduled_validate": 1, "scheduled_held_out": 1}
+    assert parts == {(name, split): n for name in SCHEDULES["settings"] for split, n in numbers.items()}
+    settings = {(r.scheduled, r.steps, r.batch, r.learning_rate, r.schedule, r.warmup) for r in runs}
+    assert settings == {
+        ("double_rate", 30, 4, 2e-3, "linear", 0.0),
+        ("warm", 30, 4, 1e-3, "cosine", 0.1),
+        ("large", 15, 8, 1e-3, "linear", 0.0),
+    }
+    assert len({run.draw_seed for run in runs} - {r.draw_seed for r in design.runs.values() if not r.scheduled}) == 12
+    assert {run.curriculum for run in runs} <= set(design.stages["curricula"])
+    assert {run.shard for run in runs} <= set(design.stages["dynamics"])
+    for gang in {run.gang for run in runs}:
+        assert len({run.scheduled for run in design.gangs[gang].runs}) == 1
+        assert design.gang_spec(gang)["metrics"] == {"rte": ("loss",)}
+        assert gang not in design.replayed_gangs()
+
+
+def test_schedules_name_no_other_run_or_fit(raw_params: dict[str, Any], root: Path) -> None:
+    raw_params["scales"]["nano"]["scenarios"]["fine_tuning"].pop("schedules", None)
+    without, design = design_of(raw_params, root), scheduled(raw_params, root)
+    assert all(design.runs[name] == run for name, run in without.runs.items())
+    for stage in ("attribution", "simulators", "choices", "mislabels"):
+        assert design.stages[stage] == without.stages[stage]
+    changed = scheduled(raw_params, root, large={"batch": 2}, another={"schedule": "constant"})
+    same = [run for run in design.runs.values() if run.scheduled != "large"]
+    assert all(changed.runs[run.run_id] == run for run in same)
+    other = [run for run in design.runs.values() if run.scheduled == "large"]
+    assert all(changed.runs[run.run_id].shard != run.shard for run in other) and len(other) == 4
+
+
+def test_pooled_fits_are_told_what_each_run_serves_for(raw_params: dict[str, Any], root: Path) -> None:
+    design = scheduled(raw_params, root)
+    specs = {pair: design.refit_spec(*pair)["schedules"] for pair in design.simulation_pairs()}
+    spec = specs.pop(("fine_tuning-nano-0.2m-rte", "loss"))
+    assert not any(specs.values())
+    assert {name: [run["split"] for run in runs] for name, runs in spec["runs"].items()} == {
+        name: ["fit", "fit", "validate", "held_out"] for name in SCHEDULES["settings"]
+    }
+    assert list(spec["methods"]) == ["time_curve", "gptfluence", "gradient_response"]
+    assert spec["methods"]["gradient_response"]["kernels"] and spec["methods"]["gptfluence"]["features"]
+
+
 def test_runs_of_a_group_share_gangs_and_every_run_stands_in_one(raw_params: dict[str, Any], root: Path) -> None:
     design = design_of(raw_params, root)
     members = [run.run_id for gang in design.gangs.values() for run in gang.runs]
@@ -294,7 +361,7 @@ def test_own_task_gets_its_place(raw_params: dict[str, Any], root: Path, tmp_pat
     own = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl"), "metrics": ["loss", "bleu"]}
     raw_params["tasks"]["own"] = {"trivia": own}
     settings = raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]
-    settings |= {"train_tasks": ["trivia"], "test_tasks": ["trivia"], "subsets": 0}
+    settings |= {"train_tasks": ["trivia"], "test_tasks": ["trivia"], "subsets": 0, "schedules": None}
     raw_params["scales"]["nano"].pop("choices")
     group = design_of(raw_params, root).groups["fine_tuning-nano-0.2m-trivia"]
     assert group.metrics == ("loss", "bleu")
@@ -353,17 +420,24 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
         old, node[path[-1]] = node.get(path[-1]), value
         after = names()
         node[path[-1]] = old if old is not None else {}
-        return {
+        found = {
             stage: len(set(after[stage]) - set(before[stage])) if isinstance(after[stage], list) else 1
             for stage in after
             if before[stage] != after[stage]
         }
+        # The report shows all, and says what made it.
+        assert bool(found.pop("report", 0)) == bool(found)
+        return found
 
-    tables = ("table_1", "table_2", "table_3", "table_4")
-    items = dict.fromkeys((*tables, "figure_2", "figure_6", "figure_10", "figure_11"), 1)
+    tables = ("table_1", "table_2", "table_3", "table_4", "table_11", "table_12")
+    curves = [name for name, contents in CURVES.items() if contents.file == "curves"]
+    items = dict.fromkeys((*tables, "figure_6", *curves), 1)
     judged = dict.fromkeys(("scores_attribution", "table_attribution", "figure_attribution"), 1)
-    # 18 pairs of groups and metrics are judged, each on its own.
-    apart = {"refits": 18} | dict.fromkeys(("scores_simulators", "table_simulators", "figure_simulators"), 1)
+    unseen = [name for name, contents in CURVES.items() if contents.file == "unseen_curves"]
+    variants = ("table_10", "table_11", "table_12", "figure_3", "figure_4", "figure_5")
+    # 18 pairs of groups and metrics are judged, each on its own: their scores, and curves of unseen tests.
+    of_refits = ("scores_simulators", "table_simulators", "figure_simulators", *variants, *unseen)
+    apart = {"refits": 36} | dict.fromkeys(of_refits, 1)
     chosen = dict.fromkeys(("scores_choices", "table_choices", "figure_choices"), 1)
     assert changed_by("paper", "example_curves", value=3) == {"figure_2": 1}
     assert changed_by("scores", "confidence", value=0.9) == {"scores": 1} | items | judged | apart | chosen
@@ -373,16 +447,17 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     strengths = changed_by("simulators", "methods", "gptfluence", "strengths", value=[1.0])
     corrected = {"scores_mislabels", "table_attribution", "figure_attribution", "figure_7"}
     assert strengths.pop("mislabels") > 100 and strengths.pop("choices") > 100
-    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | items | apart | chosen | dict.fromkeys(
-        corrected, 1
-    )
+    timed = dict.fromkeys(("scores_costs", "table_13"), 1)
+    fits = dict.fromkeys(("table_6", "table_8"), 1)  # convergence has strengths of its own
+    known = items | apart | chosen | timed | fits
+    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | known | dict.fromkeys(corrected, 1)
     # Kernels and sketches of gradients: what is made of them, and no run.
     damping = changed_by("attribution", "damping", value=0.2)
     made = {"features", "attribution", "simulators", "scores", "choices"}
-    assert damping.keys() == made | (items | judged | apart | chosen).keys()
+    assert damping.keys() == made | (items | judged | apart | chosen | timed).keys()
     kernels = changed_by("attribution", "kernel_checkpoints", value=7)
     assert kernels.pop("choices") > 100
-    assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart | chosen
+    assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart | chosen | timed
     runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=4)
     assert runs["curricula"] == 5 and runs["dynamics"] == 5 + 5  # a shard and a gang's manifest each
     assert runs["simulators"] == 5 + 4 and "tasks" not in runs
@@ -395,7 +470,8 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     # A held-out run with another seed: its curriculum, shard and manifest, and no fit.
     seed = changed_by("scales", "nano", "seeds", value={"fine_tuning-nano-0.2m-sst2-13": 99})
     one = {"dynamics": 2} | dict.fromkeys(("curricula", "attribution", "simulators", "scores"), 1)
-    assert seed == one | items | apart | {"refits": 1}
+    # Scores and curves of its own refits, and of those of the mixture that are judged on this task, too.
+    assert seed == one | items | apart | {"refits": 4}
     assert changed_by("dynamics", "checkpoint_minutes", value=1) == {}
 
 

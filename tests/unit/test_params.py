@@ -62,6 +62,45 @@ def test_every_mistake_at_once_each_with_its_line(raw_params: dict[str, Any], tm
         assert last in shown or last == "confidence" or last.isdigit() or "nano-02m" in shown, line
 
 
+def test_every_mistake_in_schedules_at_once(raw_params: dict[str, Any], tmp_path: Path) -> None:
+    plan = raw_params["scales"]["nano"]
+    settings = {
+        "own": {"learning_rate": 2.0},
+        "same": {"batch": 4},
+        "odd": {"batch": 7},
+        "still": {"learning_rate": 0.0},
+        "late": {"schedule": "lineer", "warmup": 1.0},
+    }
+    runs = {"fit": 1, "validate": 0, "held_out": 1}
+    plan["scenarios"]["fine_tuning"]["schedules"] = {
+        "models": ["nano-3m"], "tasks": ["rta"], "runs": runs, "settings": settings,
+    }  # fmt: skip
+    mixed = {"tasks": ["rte"], "runs": runs | {"validate": 1}, "settings": {"odd": {"batch": 7}, "b": {"bach": 2}}}
+    plan["scenarios"]["instruction_tuning"]["schedules"] = mixed
+    raw_params["scores"]["schedules"]["methods"] = ["gptfluence_mlp", "gradient_respond"]
+    _, *lines = problems(raw_params, tmp_path)
+    fine, mixture = (f"scales.nano.scenarios.{name}.schedules" for name in ("fine_tuning", "instruction_tuning"))
+    expected = [
+        f"{fine}.models.0: no model of this scenario 'nano-3m' (did you mean",
+        f"{fine}.tasks.0: no task of this scenario 'rta' (did you mean 'rte'?)",
+        f"{fine}.runs.validate: ",
+        f"{fine}.settings.own: is a reserved name",
+        f"{fine}.settings.same: is the scenario's own",
+        f"{fine}.settings.odd.batch: 40 drawn examples do not fill batches of 7",
+        f"{fine}.settings.still.learning_rate: ",
+        f"{fine}.settings.late.schedule: ",
+        f"{fine}.settings.late.warmup: ",
+        f"{mixture}.tasks: instruction tuning has one mixture",
+        f"{mixture}.settings.odd.batch: 120 drawn examples do not fill batches of 7",
+        f"{mixture}.settings.b.bach: unknown key (did you mean 'batch'?)",
+        "scores.schedules.methods.0: is of a kind that cannot be fitted on several schedules at once",
+        "scores.schedules.methods.1: no method in simulators.methods 'gradient_respond' (did you mean",
+    ]
+    for message in expected:
+        assert any(message in line for line in lines), message
+    assert len(lines) == len(expected)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -131,6 +170,11 @@ def test_every_mistake_at_once_each_with_its_line(raw_params: dict[str, Any], tm
         (("scores", "variants", "gradient_response", "one"), {"momenta": [1.5]}, "less than 1"),
         (("scores", "variants", "gradient_response", "one"), {"kind": "simfluence"}, "add a method instead"),
         (("scores", "variants", "gradient_response", "whole"), {}, "reserved name"),
+        (("scales", "nano", "variants"), {"gptfluenc": {"a": {}}}, "did you mean 'gptfluence'?"),
+        (("scales", "nano", "variants"), {"gptfluence": {"a": {"features": "brt"}}}, "did you mean 'bert'?"),
+        (("scores", "convergence", "mean"), {}, "no method in simulators.methods 'mean'"),
+        (("scores", "convergence", "gptfluence_mlp"), {}, "cannot be fitted both by Adam and exactly"),
+        (("scores", "convergence", "gptfluence", "order"), 0, "greater than 0"),
         (("scores", "learning", "methods"), ["mean_curv"], "did you mean 'mean_curve'?"),
         (("scores", "learning", "runs"), [0], "greater than 0"),
         (("simulators", "methods", "gptfluence", "kind"), "simfluence", "ranks by simulators.methods.gptfluence"),
@@ -145,6 +189,16 @@ def test_mistake_is_named(
     node[path[-1]] = value
     lines = problems(raw_params, tmp_path)
     assert any(message in line and (path[0] in line or "mislabelled" in line) for line in lines[1:]), lines
+
+
+def test_variants_of_a_scale_come_on_top(raw_params: dict[str, Any], root: Path) -> None:
+    raw_params["scales"]["nano"]["variants"] = {"gptfluence": {"bert": {"features": "bert"}}, "simfluence": {}}
+    params = load_params(raw_params, root / "params.yaml")
+    of_all = raw_params["scores"]["variants"]
+    assert params.variants["gptfluence"] == of_all["gptfluence"] | {"bert": {"features": "bert"}}
+    assert params.variants["simfluence"] == of_all["simfluence"]
+    params = load_params(raw_params | {"scale": "real"}, root / "params.yaml")
+    assert params.variants == of_all
 
 
 def test_file_that_is_not_yaml(tmp_path: Path) -> None:

@@ -49,8 +49,20 @@ COMMANDS = {
     "judge_simulators": "scores.simulators",
     "judge_mislabels": "scores.mislabels",
     "judge_choices": "scores.choices",
+    "judge_convergence": "scores.convergence",
+    "measure_costs": "scores.costs",
     "write_table": "paper.tables",
     "write_figure": "paper.figures",
+    "write_page": "page.write",
+    "write_report": "report.write",
+}
+
+
+# What jobs of a scale of released runs do instead: they train nothing.
+RELEASED = {
+    "prepare_task": "import_task",
+    "draw_curricula": "import_curricula",
+    "train_runs": "import_runs",
 }
 
 
@@ -94,7 +106,10 @@ def _read_spec(path: Path) -> dict[str, Any]:
 
 
 def _do(command: str, spec: dict[str, Any], outputs: list[Path]) -> None:
-    function = getattr(importlib.import_module(f"gptfluence.{COMMANDS[command]}"), command)
+    if "released" in spec:
+        function = getattr(importlib.import_module("gptfluence.released.stages"), RELEASED[command])
+    else:
+        function = getattr(importlib.import_module(f"gptfluence.{COMMANDS[command]}"), command)
     provenance = [path for path in outputs if path.name.endswith(".provenance.json")]
     outputs = [path for path in outputs if path not in provenance]
     if command in ("write_table", "write_figure"):
@@ -173,10 +188,33 @@ def _trace(options: argparse.Namespace) -> None:
     trace.run(options)
 
 
+def _import(options: argparse.Namespace) -> None:
+    from gptfluence.params import ReleasedScale, read_params
+    from gptfluence.released.importing import import_release
+    from gptfluence.released.report import render_plan
+    from gptfluence.released.runs import plan_of
+
+    _start_log(None)
+    params = read_params(options.params, options.scale)
+    if not isinstance(params.plan, ReleasedScale):
+        raise UserError(f"{options.params}: scale {params.scale} has no source: released; name one by --scale")
+    report = import_release(options.path, Path(params.plan.folder), params.plan.test_offsets)
+    sys.stdout.write((Path(params.plan.folder) / "report.txt").read_text(encoding="utf-8"))
+    sys.stdout.write("\n" + render_plan(plan_of(params, report), params.scale))
+
+
 def _ask(options: argparse.Namespace) -> None:
     from gptfluence.whatif import commands
 
     commands.run(options)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from gptfluence.released.export import export
+
+    _start_log(None)
+    runs = export(_design(options.params, options.scale), options.format, options.output)
+    print(f"{len(runs)} runs, to {options.output}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -203,6 +241,17 @@ def _parser() -> argparse.ArgumentParser:
     adopt.add_argument("revision")
     prune = add(_prune, "prune", "list files of former plans, or delete them")
     prune.add_argument("--delete", action="store_true")
+    imported = add(_import, "import", "read the published runs of GPTDynamics, and say what they hold")
+    imported.add_argument("path", type=Path, help="the release's tar, or the folder that it was unpacked to")
+    imported.add_argument("--params", type=Path, default=Path("params.yaml"))
+    imported.add_argument("--scale", default="gptdynamics", help="scale of source released (default: gptdynamics)")
+    from gptfluence.released.words import FORMS
+
+    exported = add(_export, "export", "publish the dynamics of a scale: a Hugging Face data set, or as GPTDynamics")
+    exported.add_argument("--format", choices=FORMS, required=True)
+    exported.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    exported.add_argument("--params", type=Path, default=Path("params.yaml"))
+    exported.add_argument("--scale", help="another scale than the one that params.yaml names")
     from gptfluence.attribution import trace
 
     traced = add(_trace, "trace", "find the passages of a corpus that taught a model what queries ask for")

@@ -27,7 +27,7 @@ from gptfluence.design import Design
 from gptfluence.dynamics.cuts import Budget, bucket_length, cut_by_length, cut_texts, text_limit
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet
-from gptfluence.runs import Gang, Group
+from gptfluence.runs import Gang, Group, Run
 from gptfluence.sources import rows_of
 
 Pair = tuple[float, float]
@@ -422,6 +422,9 @@ class Estimate:
     device: str
 
 
+_COPY_SECONDS = 0.1  # of a released run, which is not trained
+
+
 class Costs:
     """Estimates for the groups of a plan; each file is read at most once.
 
@@ -434,17 +437,24 @@ class Costs:
         self.assumed: set[str] = set()
         self.devices = _devices(design)
         self._design, self._folder = design, folder
-        self._shapes = {model: model_shape(design, model, folder) for model in design.models}
+        own = {} if design.released else design.models
+        self._shapes = {model: model_shape(design, model, folder) for model in own}
         self._lengths: dict[tuple[str, str], Lengths] = {}
-        self._work = {name: self._work_of(group) for name, group in design.groups.items()}
+        self._work = {} if design.released else {name: self._work_of(group) for name, group in design.groups.items()}
         self._measured: dict[str, list[float]] = {}
         for gang in design.gangs.values():
             seconds = measured_seconds(gang, folder)
             if seconds is not None:
-                self._measured.setdefault(gang.runs[0].group, []).append(seconds)
+                first = gang.runs[0]
+                self._measured.setdefault(first.group, []).append(seconds / relative_length(design, first))
 
     def estimate(self, group: str) -> Estimate:
-        """Return what one run of a group costs: as measured, where a job of its scenario and model has ended."""
+        """Return what a group's first run costs: as measured, where a job of its scenario and model has ended.
+
+        For other runs of the group see `relative_length`.
+        """
+        if self._design.released:
+            return Estimate(0.0, _COPY_SECONDS, "modelled", "cpu")
         chosen, work = self._design.groups[group], self._work[group]
         device = "gpu" if self._design.params.dynamics.models[chosen.model].gpu else "cpu"
         flops = work and work.flops
@@ -500,6 +510,14 @@ class Costs:
                 found = assumed_lengths(spec["source"]["kind"], like, form, rows_of(spec, "test"))
             self._lengths[task, form] = found
         return self._lengths[task, form]
+
+
+def relative_length(design: Design, run: Run) -> float:
+    """Return how often a run is measured, in units of its group's first run, which the group's estimate is of.
+
+    Measuring is most of what a run costs; schedules with other batches have other numbers of steps.
+    """
+    return (run.steps + 1) / (design.groups[run.group].runs[0].steps + 1)
 
 
 def measured_seconds(gang: Gang, folder: Path) -> float | None:

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from gptfluence.errors import UserError
+from gptfluence.hyperparameters import hyperparameters
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
-from gptfluence.params import ChoicesPlan, MislabelledPlan, ModelEncoder, Params
+from gptfluence.paper.contents import CURVES
+from gptfluence.params import ChoicesPlan, MislabelledPlan, Model, ModelEncoder, Params, ReleasedScale, replaced
+from gptfluence.released.runs import ReleasedRun, make_released
 from gptfluence.runs import (
     DERIVED,
     SAMPLED,
+    SCHEDULED,
     Gang,
     Group,
     Run,
@@ -39,7 +43,7 @@ from gptfluence.sources import (
     task_spec,
     without_paths,
 )
-from gptfluence.words import PREDICTED_CURVE
+from gptfluence.words import PREDICTED_CURVE, TIME_CURVE
 
 SCORES_FILE = "results/scores/scores.parquet"
 CURVES_FILE = "results/scores/curves.parquet"
@@ -47,43 +51,69 @@ SCORES_FILES = (SCORES_FILE, CURVES_FILE, "results/scores/metrics.json", "result
 ATTRIBUTION_FILE = "results/scores/attribution.parquet"
 SIMULATORS_FILE = "results/scores/simulators.parquet"
 MISLABELS_FILE = "results/scores/mislabels.parquet"
+UNSEEN_CURVES_FILE = "results/scores/unseen_curves.parquet"
 CHOICES_FILE = "results/scores/choices.parquet"
+CONVERGENCE_FILE = "results/scores/convergence.parquet"
+COSTS_FILE = "results/scores/costs.parquet"
 SCORED = {
     "scores": SCORES_FILE,
     "curves": CURVES_FILE,
     "simulators": SIMULATORS_FILE,
+    "unseen_curves": UNSEEN_CURVES_FILE,
     "attribution": ATTRIBUTION_FILE,
     "mislabels": MISLABELS_FILE,
     "choices": CHOICES_FILE,
+    "convergence": CONVERGENCE_FILE,
+    "costs": COSTS_FILE,
 }
 """Files of the scores, by what tables and figures call them."""
 TABLES = {
     **dict.fromkeys(("table_1", "table_2", "table_3", "table_4"), ("scores",)),
+    **dict.fromkeys(("table_5", "table_6", "table_7", "table_8", "table_9"), ("hyperparameters",)),
+    "table_10": ("simulators", "variants"),
+    **dict.fromkeys(("table_11", "table_12"), ("scores", "simulators")),
+    "table_13": ("costs",),
     "table_attribution": ("attribution", "mislabels"),
     "table_simulators": ("simulators",),
     "table_choices": ("choices",),
 }
-"""Each table, and the files of the scores that it is made from."""
+"""Each table, and what it is made from: files of the scores, and parts of the plan (see `Design.parts`)."""
 TABLE_FORMS = ("csv", "html", "md", "tex")
 FIGURES = {
-    "figure_2": ("curves", "example_curves"),
+    "figure_1": (),
+    **dict.fromkeys(("figure_3", "figure_4", "figure_5"), ("simulators", "variants")),
     "figure_6": ("scores",),
     "figure_7": ("mislabels",),
-    "figure_10": ("curves",),
-    "figure_11": ("curves",),
+    "figure_9": ("convergence",),
+    **{name: (contents.file, "contents", "example_curves") for name, contents in CURVES.items()},
     "figure_attribution": ("attribution", "mislabels"),
     "figure_simulators": ("simulators",),
     "figure_choices": ("choices",),
 }
-"""Each figure, and what it is drawn from: files of the scores, and settings of its own."""
+"""Each figure, and what it is drawn from: files of the scores, and parts of the plan (see `Design.parts`)."""
 FIGURE_FORMS = ("pdf", "png")
+MODULES = {
+    **dict.fromkeys(CURVES, "curves"),
+    **dict.fromkeys(("figure_3", "figure_4"), "ablations"),
+    **dict.fromkeys(("table_5", "table_6", "table_7", "table_8", "table_9"), "hyperparameters"),
+    **dict.fromkeys(("table_11", "table_12"), "unseen"),
+}
+"""The modules of items that share one; others have one of their own name."""
 REPLAYED = ("held_out", "unseen")
 """Splits of the runs that are replayed: those that are simulated."""
 GRADIENT_RESPONSE = "gradient_response"
 """Kind of the simulators that are made of gradient kernels."""
+ANY_LENGTH = ("persistence", "global_ar1", "gptfluence")
+"""Kinds of simulators that can roll out runs of another length and other batches, and tests that they do not know."""
 RANKING_METHOD = "gptfluence"
 """The simulator whose self factors rank examples that may be mislabelled."""
 PUBLISHED = PACKAGE / "paper" / "published.csv"
+REPORT_FILE = "results/report.html"
+REPORT_LOOK = tuple(PACKAGE / "report" / name for name in ("report.html.jinja", "report.css"))
+"""What the report is made of beside code."""
+PAGE_FILE = "results/whatif.html"
+PAGE_LOOK = tuple(PACKAGE / "page" / name for name in ("app.js", "app.css", "page.html"))
+"""What the what-if page is made of beside code and data; app.js and app.css are bundled from workflow/page."""
 
 
 @dataclass(frozen=True, eq=False)  # compared, and cached, by identity
@@ -174,6 +204,10 @@ class Design:
         """Path of what simulators score that are fitted again: as variants, on fewer runs, without some tests."""
         return f"results/refits/{group}.{metric}.{digest(self.refit_spec(group, metric))}.parquet"
 
+    def refit_curves_file(self, group: str, metric: str) -> str:
+        """Path of what such refits simulate of unseen tests."""
+        return str(Path(self.refits_file(group, metric)).with_suffix(".curves.parquet"))
+
     @cached_property
     def stages(self) -> dict[str, list[str]]:
         """Every file of every stage of dvc.yaml; of tables and figures each one is a stage."""
@@ -203,7 +237,11 @@ class Design:
                 *(self.simulator_file(*key) for key in self.fits()),
                 *(self.simulations_file(*pair) for pair in self.simulation_pairs()),
             ],
-            "refits": [self.refits_file(*pair) for pair in self.simulation_pairs()],
+            "refits": [
+                file
+                for pair in self.simulation_pairs()
+                for file in (self.refits_file(*pair), self.refit_curves_file(*pair))
+            ],
             "mislabels": self._mislabels_files(),
             "choices": [
                 *(self.choices_file(group) for group in self.choice_groups()),
@@ -211,14 +249,18 @@ class Design:
             ],
             "scores": [*SCORES_FILES, provenance_file(SCORES_FILES[0])],
             "scores_attribution": [ATTRIBUTION_FILE, provenance_file(ATTRIBUTION_FILE)],
-            "scores_simulators": [SIMULATORS_FILE, provenance_file(SIMULATORS_FILE)],
+            "scores_simulators": [SIMULATORS_FILE, UNSEEN_CURVES_FILE, provenance_file(SIMULATORS_FILE)],
             "scores_mislabels": [MISLABELS_FILE, provenance_file(MISLABELS_FILE)],
             "scores_choices": [CHOICES_FILE, provenance_file(CHOICES_FILE)],
+            "scores_convergence": [CONVERGENCE_FILE, provenance_file(CONVERGENCE_FILE)],
+            "scores_costs": [COSTS_FILE, provenance_file(COSTS_FILE)],
         }
         for name in TABLES:
             stages[name] = [f"results/tables/{name}.{form}" for form in (*TABLE_FORMS, "provenance.json")]
         for name in FIGURES:
             stages[name] = [f"results/figures/{name}.{form}" for form in (*FIGURE_FORMS, "provenance.json")]
+        stages["page"] = [PAGE_FILE, provenance_file(PAGE_FILE)]
+        stages["report"] = [REPORT_FILE, provenance_file(REPORT_FILE)]
         return stages
 
     def _text_is_read(self) -> bool:
@@ -235,6 +277,15 @@ class Design:
         return [*(run.curriculum for run in runs), *(run.shard for run in runs), *manifests]
 
     # --------------------------------------------------------------------------------------------------- parts
+
+    @property
+    def released(self) -> str | None:
+        """Folder of an import, where the runs are released ones; None where the pipeline trains them."""
+        return self.params.plan.folder if isinstance(self.params.plan, ReleasedScale) else None
+
+    def machine(self, model: str) -> Model:
+        """What jobs with a model ask of a machine; next to nothing where it is trained elsewhere."""
+        return Model(max_length=16, runtime_min=1) if self.released else self.params.dynamics.models[model]
 
     def drawn_runs(self) -> list[Run]:
         """Every run whose curriculum is drawn: all but those on corrected labels and on chosen data."""
@@ -276,7 +327,7 @@ class Design:
     @cache  # noqa: B019
     def replayed_gangs(self) -> list[str]:
         """Every gang with held-out or unseen runs."""
-        if not self.params.attribution.replays:
+        if not self.params.attribution.replays or self.released:
             return []
         return [name for name, gang in self.gangs.items() if any(run.split in REPLAYED for run in gang.runs)]
 
@@ -302,12 +353,21 @@ class Design:
 
     def curricula_spec(self) -> dict[str, Any]:
         """For draw_curricula: the row of every run."""
-        return {"runs": [run.row() for run in self.drawn_runs()]}
+        spec = {"runs": [run.row() for run in self.drawn_runs()]}
+        return spec | {"released": self.released, "code": code_digest("released.stages")} if self.released else spec
 
     def gang_spec(self, gang: str) -> dict[str, Any]:
         """Everything a job needs to train a gang of runs, as JSON-able values."""
         runs = self.gangs[gang].runs
         model = runs[0].model
+        if self.released:
+            return {
+                "released": self.released,
+                "model": self.models[model],
+                **{"optimizer": None, "generation": None, "tasks": {}},  # not known, and not looked at
+                "runs": [run.row() for run in runs],
+                "code": code_digest("released.stages"),
+            }
         return {
             "model": self.models[model] | {"folder": self.model_folder(model)},
             "optimizer": self.params.dynamics.optimizer.model_dump(),
@@ -330,11 +390,15 @@ class Design:
         rows = [{key: value for key, value in run.row().items() if key != "gang"} for run in runs]
         return spec | {"runs": rows}
 
+    def group_sizes(self, group: str) -> dict[str, Any]:
+        """Return how many training examples a task of a group has, and how many tests each."""
+        return self._sizes(self.groups[group])
+
     def _sizes(self, group: Group) -> dict[str, Any]:
         first = self.tasks[group.train_tasks[0]]
         return {
             "train_size": rows_of(first, "pool") + rows_of(first, "unseen_pool"),
-            "test_sizes": {task: rows_of(self.tasks[task], "test") for task in group.test_tasks},
+            "test_sizes": group.tests or {task: rows_of(self.tasks[task], "test") for task in group.test_tasks},
         }
 
     def attribute_spec(self, group: str) -> dict[str, Any]:
@@ -486,7 +550,29 @@ class Design:
     def methods(self) -> dict[str, dict[str, Any]]:
         """Every method with its settings: the trivial baselines, then the simulators."""
         trivial: dict[str, dict[str, Any]] = {name: {"kind": name} for name in self.params.baselines.trivial}
-        return trivial | {name: m.model_dump() for name, m in self.params.simulators.methods.items()}
+        named = {name: m.model_dump() for name, m in self.params.simulators.methods.items()}
+        return trivial | {name: settings for name, settings in named.items() if self._can_fit(settings)}
+
+    def _can_fit(self, settings: dict[str, Any]) -> bool:
+        """Whether there is what a method reads: of released runs neither their GPT nor its gradients are there."""
+        if not self.released:
+            return True
+        features = settings.get("features", "text")
+        model = isinstance(self.params.simulators.encoders.get(features), ModelEncoder)
+        return settings["kind"] not in (GRADIENT_RESPONSE, "additive") and features != "gradients" and not model
+
+    @cached_property
+    def left_out(self) -> list[str]:
+        """Notes for tables: what of params.yaml a scale of released runs cannot have."""
+        if not self.released:
+            return []
+        methods = [name for name in self.params.simulators.methods if name not in self.methods]
+        first = min(run.first_step for run in self.runs.values() if isinstance(run, ReleasedRun))
+        absent = ", ".join([*methods, "replays of gradients, attribution, mislabelled and chosen data"])
+        return [
+            f"The runs are those of the published data set GPTDynamics, measured from step {first} on; values that it "
+            f"lacks are not judged. Left out, as the data set holds neither GPTs nor gradients: {absent}."
+        ]
 
     def features_of(self, group: str, settings: dict[str, Any]) -> str | None:
         """Path of the features of examples that a method of some settings reads; None for those that read none."""
@@ -505,8 +591,9 @@ class Design:
 
     def _variants_of(self, method: str) -> dict[str, dict[str, Any]]:
         """Return the whole settings of each variant of a method."""
-        changes = self.params.scores.variants.get(method, {})
-        return {variant: self.methods[method] | changed for variant, changed in changes.items()}
+        changes = self.params.variants.get(method, {})
+        whole = {variant: replaced(self.methods[method], changed) for variant, changed in changes.items()}
+        return {variant: settings for variant, settings in whole.items() if self._can_fit(settings)}
 
     @cache  # noqa: B019
     def simulation_pairs(self) -> list[tuple[str, str]]:
@@ -525,18 +612,7 @@ class Design:
             "train_tasks": list(chosen.train_tasks),
             **self._sizes(chosen),
             "test_tasks": [task for task in chosen.test_tasks if metric in self.params.metrics(task)],
-            "runs": [
-                {
-                    "run_id": run.run_id,
-                    "split": run.split,
-                    "learning_rate": run.learning_rate,
-                    "hash": run.hash,
-                    "shard": run.shard,
-                    "curriculum": run.curriculum,
-                }
-                for run in chosen.runs
-                if run.split in splits
-            ],
+            "runs": [_run_spec(run, run.split) for run in chosen.runs if run.split in splits],
         }
 
     def fit_spec(self, group: str, metric: str, method: str) -> dict[str, Any]:
@@ -592,7 +668,8 @@ class Design:
         return {"groups": groups, "files": files, "code": code_digest("scores.score")} | self._bootstrap()
 
     def _bootstrap(self) -> dict[str, Any]:
-        return self.params.scores.model_dump(exclude={"variants", "learning", "unseen_tests"})
+        left_out = {"variants", "learning", "unseen_tests", "schedules", "convergence"}
+        return self.params.scores.model_dump(exclude=left_out)
 
     @cache  # noqa: B019
     def judge_attribution_spec(self) -> dict[str, Any]:
@@ -613,9 +690,10 @@ class Design:
 
     @cache  # noqa: B019
     def refit_spec(self, group: str, metric: str) -> dict[str, Any]:
-        """For refit_simulators: the methods that have variants or learning curves, or are judged on unseen tests."""
+        """For refit_simulators: baselines, methods with variants or learning curves, or judged on unseen tests."""
         scores = self.params.scores
-        methods = [name for name in self.methods if name in scores.variants or name in scores.learning.methods]
+        named = {*self.params.baselines.trivial, *self.params.variants, *scores.learning.methods}
+        methods = [name for name in self.methods if name in named]
         splits = ("fit", "validate", "held_out", "unseen")
         return self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits) | {
             "methods": {
@@ -630,6 +708,8 @@ class Design:
                 for name in methods
             },
             "unseen_tests": self._unseen_tests_spec(group),
+            "schedules": self._schedules_spec(group) if metric == "loss" else {},
+            "elsewhere": self._elsewhere_spec(group, metric),
             "judging": self._judging(),
             "code": code_digest("scores.simulators"),
         }
@@ -642,21 +722,74 @@ class Design:
     @cache  # noqa: B019
     def judge_simulators_spec(self) -> dict[str, Any]:
         """For judge_simulators."""
-        code = code_digest("scores.simulators")
-        return {"refits": self.stages["refits"], "judging": self._judging(), "code": code}
+        return {
+            "refits": [self.refits_file(*pair) for pair in self.simulation_pairs()],
+            "curves": [self.refit_curves_file(*pair) for pair in self.simulation_pairs()],
+            "judging": self._judging(),
+            "code": code_digest("scores.simulators"),
+        }
+
+    def _elsewhere_spec(self, group: str, metric: str) -> dict[str, Any]:
+        """Return the runs of single tasks that simulators of a mixture are judged on, and which simulators."""
+        own = self.groups[group]
+        tasks = [task for task in own.test_tasks if metric in self.params.metrics(task)]
+        others = [
+            other
+            for other in self.groups.values()
+            if own.scenario == "instruction_tuning" and other.scenario == "fine_tuning" and other.model == own.model
+            if metric in other.metrics and other.test_tasks[0] in tasks and len(other.test_tasks) == 1
+        ]
+        unseen_tests = self.params.scores.unseen_tests
+        return {
+            "groups": [
+                {
+                    "group": other.group,
+                    "task": other.test_tasks[0],
+                    "runs": self._group_spec(other.group, metric, ("fit", "held_out", "unseen"))["runs"],
+                }
+                for other in others
+            ],
+            "methods": {
+                name: self._method_spec(group, self.methods[name])
+                | {
+                    "variants": {
+                        variant: self._method_spec(group, settings)
+                        for variant, settings in self._variants_of(name).items()
+                        if variant in unseen_tests.elsewhere_variants
+                    }
+                }
+                # Others are made of curves, or of steps, of the length of their own runs.
+                for name in unseen_tests.methods
+                if others and name in self.methods and self.methods[name]["kind"] in ANY_LENGTH
+            },
+        }
 
     def _unseen_tests_spec(self, group: str) -> dict[str, Any]:
         """Return the methods that are judged on unseen tests, behind the curve that is all one knows there."""
         unseen_tests = self.params.scores.unseen_tests
         if not unseen_tests.methods:
             return {}
-        response = self._method_spec(group, self.methods[unseen_tests.curve_of])
-        curve = response | {"settings": response["settings"] | {"kind": PREDICTED_CURVE}}
         learning = self.params.scores.learning.methods
-        methods = {PREDICTED_CURVE: curve | {"learning": True}}
-        for name in unseen_tests.methods:
+        methods: dict[str, Any] = {}
+        if unseen_tests.curve_of in self.methods:
+            response = self._method_spec(group, self.methods[unseen_tests.curve_of])
+            curve = response | {"settings": response["settings"] | {"kind": PREDICTED_CURVE}}
+            methods[PREDICTED_CURVE] = curve | {"learning": True}
+        for name in (name for name in unseen_tests.methods if name in self.methods):
             methods[name] = self._method_spec(group, self.methods[name]) | {"learning": name in learning}
         return methods
+
+    def _schedules_spec(self, group: str) -> dict[str, Any]:
+        """Return the runs under other schedules, by schedule and by what they serve for, and what is fitted on all."""
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for run in self.groups[group].runs:
+            if run.split in SCHEDULED:
+                runs.setdefault(run.scheduled, []).append(_run_spec(run, SCHEDULED[run.split]))
+        if not runs:
+            return {}
+        plain = {"settings": {"kind": TIME_CURVE}, "features": None, "table": None, "kernels": None}
+        methods = {name: self._method_spec(group, self.methods[name]) for name in self.params.scores.schedules.methods}
+        return {"runs": runs, "methods": {TIME_CURVE: plain} | methods}
 
     @cache  # noqa: B019
     def judge_mislabels_spec(self) -> dict[str, Any]:
@@ -695,31 +828,78 @@ class Design:
         }  # fmt: skip
         return {"groups": groups, "confidence": self.params.scores.confidence, "code": code_digest("scores.choices")}
 
+    @cache  # noqa: B019
+    def convergence_spec(self) -> dict[str, Any]:
+        """For judge_convergence: methods that are trained by Adam, on the loss of one group."""
+        settings = self.params.scores.convergence
+        group = self._shown_group()
+        methods = {
+            name: self._method_spec(group, replaced(self.methods[name], changed)) for name, changed in settings.items()
+        }  # fmt: skip
+        trivial = {name: self._method_spec(group, self.methods[name]) for name in self.params.baselines.trivial}
+        return self._group_spec(group, "loss", ("fit", "validate")) | {
+            "methods": methods,
+            "trivial": trivial,
+            "code": code_digest("scores.convergence"),
+        }
+
+    @cache  # noqa: B019
+    def costs_spec(self) -> dict[str, Any]:
+        """For measure_costs: every simulator of the loss of one group, and what its gradient attribution took."""
+        # If there is one, a group whose attribution was timed.
+        shown = self._shown_group()
+        timed = [group for group in self.attributed_groups() if "loss" in self.groups[group].metrics]
+        mixtures = [group for group in timed if self.groups[group].scenario == "instruction_tuning"]
+        group = shown if shown in timed else next(iter([*mixtures, *timed]), shown)
+        return self._group_spec(group, "loss", ("held_out",)) | {
+            "simulators": {name: self.simulator_file(group, "loss", name) for name in self.methods},
+            "batch": self.groups[group].runs[0].batch,
+            "seconds": self.seconds_file(group) if group in self.attributed_groups() else None,
+            "code": code_digest("scores.costs"),
+        }
+
+    def _shown_group(self) -> str:
+        """Return the group whose fits and costs are shown: a mixture (of the paper's model, else the middle one)."""
+        groups = [group for group in self.groups.values() if "loss" in group.metrics]
+        scenario = next(s for s in ("instruction_tuning", "fine_tuning") if any(g.scenario == s for g in groups))
+        found = [group for group in groups if group.scenario == scenario]
+        models = [model for model in self._models_in_order() if any(group.model == model for group in found)]
+        model = "pythia-410m" if "pythia-410m" in models else models[(len(models) - 1) // 2]
+        return next(group.group for group in found if group.model == model)
+
     def _scored(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Return the files of the scores that something is made from, and the digest of what made them."""
         made_by = {"scores": self.score_spec, "curves": self.score_spec,
                    "attribution": self.judge_attribution_spec, "simulators": self.judge_simulators_spec,
-                   "mislabels": self.judge_mislabels_spec, "choices": self.judge_choices_spec}  # fmt: skip
+                   "unseen_curves": self.judge_simulators_spec,
+                   "mislabels": self.judge_mislabels_spec, "choices": self.judge_choices_spec,
+                   "convergence": self.convergence_spec, "costs": self.costs_spec}  # fmt: skip
         files = {name: SCORED[name] for name in names if name in SCORED}
         return files | {"scored": digest([made_by[name]() for name in files])}
 
     def table_spec(self, table: str) -> dict[str, Any]:
         """For write_table."""
+        package, module = item_modules(table)
         return {
             "table": table,
+            "module": module.removeprefix(f"{package}."),
             **self._scored(TABLES[table]),
+            **self.parts(table, TABLES[table]),
             "scale": self.params.scale,
             "models": self._models_in_order(),
             "published": file_digest(PUBLISHED),
-            "code": code_digest("paper.tables", f"paper.tables.{table}"),
+            **({"notes": self.left_out} if self.left_out else {}),
+            "code": code_digest(package, module),
         }
 
     def _models_in_order(self) -> list[str]:
-        return [model for model in self.params.dynamics.models if model in self.models]
+        return [model for model in self.params.dynamics.models if model in self.models] + [
+            model for model in self.models if model not in self.params.dynamics.models
+        ]
 
     def table_inputs(self, table: str) -> list[str]:
         """Paths of what a table is made from."""
-        return [SCORED[name] for name in TABLES[table]]
+        return [SCORED[name] for name in TABLES[table] if name in SCORED]
 
     def figure_inputs(self, figure: str) -> list[str]:
         """Paths of what a figure is drawn from."""
@@ -727,16 +907,140 @@ class Design:
 
     def figure_spec(self, figure: str) -> dict[str, Any]:
         """For write_figure."""
-        settings = self.params.paper.model_dump()
+        package, module = item_modules(figure)
         return {
             "figure": figure,
+            "module": module.removeprefix(f"{package}."),
             **self._scored(FIGURES[figure]),
-            **{name: settings[name] for name in FIGURES[figure] if name in settings},
+            **self.parts(figure, FIGURES[figure]),
             "models": self._models_in_order(),
             "width_in": self.params.paper.figure_width_in,
             "scale": self.params.scale,
-            "code": code_digest("paper.figures", f"paper.figures.{figure}"),
+            "code": code_digest(package, module),
         }
+
+    def parts(self, item: str, names: tuple[str, ...]) -> dict[str, Any]:
+        """Return the parts of the plan that a table or figure shows, by name.
+
+        contents: which curves; example_curves: how many, where the contents leave that open; variants: those of each
+        method, as in params.yaml; hyperparameters: see `hyperparameters`.
+        """
+        parts: dict[str, Any] = {}
+        if "contents" in names:
+            parts["contents"] = dataclasses.asdict(CURVES[item]) | {"file": CURVES[item].file}
+            if CURVES[item].examples is None:
+                parts["example_curves"] = self.params.paper.example_curves
+        if "variants" in names:
+            parts["variants"] = self.params.variants
+        if "hyperparameters" in names:
+            parts["hyperparameters"] = hyperparameters(self.params, list(self.groups.values()), item)
+        return parts
+
+    def _report_spec(self, specs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """For write_report: all that is shown, and what made it.
+
+        Args:
+            specs: of every other job whose output has a plain name, by stage.
+        """
+        return {
+            "scale": self.params.scale,
+            "models": self._models_in_order(),
+            "tables": {table: specs[table] for table in TABLES},
+            "figures": {figure: f"results/figures/{figure}.png" for figure in FIGURES},
+            "scores": dict(SCORED),
+            "gangs": [
+                {
+                    "scenario": gang.runs[0].scenario,
+                    "model": gang.runs[0].model,
+                    "name": Path(gang.manifest).stem,
+                    "runs": [{"split": run.split, "shard": run.shard} for run in gang.runs],
+                }
+                for gang in self.gangs.values()
+            ],
+            "jobs": self._timed_jobs(),
+            "devices": {m: "gpu" if self.params.dynamics.models[m].gpu else "cpu" for m in self.models},
+            "stages": {
+                stage: {"files": files, "digest": digest(specs.get(stage, files))}
+                for stage, files in self.stages.items()
+                if stage != "report"
+            },
+            "published": file_digest(PUBLISHED),
+            "look": [file_digest(path) for path in REPORT_LOOK],
+            "code": code_digest("report.write"),
+        }
+
+    def _timed_jobs(self) -> dict[str, list[str]]:
+        """Return what Snakemake's notes on the jobs of each rule are called, of all that take time but train no run."""
+        files = {
+            "pretrain_model": [folder for model in self.models if (folder := self.model_folder(model))],
+            "encode_examples": [f for f in self.stages["features"] if Path(f).name.startswith("text.")],
+            "sketch_gradients": [f for f in self.stages["features"] if Path(f).name.startswith("gradients.")],
+            "attribute_examples": [self.table_file(group) for group in self.attributed_groups()],
+            "measure_kernels": [self.kernels_file(group) for group in self.kernel_groups()],
+            "replay_runs": [self.replays_file(gang) for gang in self.replayed_gangs()],
+            "fit_simulator": [self.simulator_file(*key) for key in self.fits()],
+            "simulate_runs": [self.simulations_file(*pair) for pair in self.simulation_pairs()],
+            "refit_simulators": self.stages["refits"],
+            "choose_data": [self.choices_file(group) for group in self.choice_groups()],
+            "rank_mislabels": [self.ranking_file] if self.ranking_file else [],
+        }
+        return {
+            rule: [Path(f).name if rule == "pretrain_model" else Path(f).stem for f in named]
+            for rule, named in files.items()
+        }
+
+    def report_inputs(self) -> list[str]:
+        """Paths of what the report shows: what tables are made from, drawn figures, and what is said of all of them."""
+        shown = [
+            f for name in (*TABLES, *FIGURES) for f in self.stages[name] if f.endswith((".png", ".provenance.json"))
+        ]
+        judged = [f for name, files in self.stages.items() if name.startswith("scores") for f in files]
+        return judged + shown
+
+    @cache  # noqa: B019
+    def page_spec(self) -> dict[str, Any]:
+        """For write_page: every group with the first method that is made of gradient kernels; none without one."""
+        method = next((name for name, of in self.methods.items() if of["kind"] == GRADIENT_RESPONSE), None)
+        pairs = self.simulation_pairs() if method else []
+        return {
+            "groups": [self._page_group_spec(group, method) for group in dict.fromkeys(group for group, _ in pairs)],
+            "scores": SCORES_FILE,
+            "scored": digest(self.score_spec()),
+            "scale": self.params.scale,
+            "look": [file_digest(path) for path in PAGE_LOOK],
+            "code": code_digest("page.write"),
+        }
+
+    def _page_group_spec(self, group: str, method: str) -> dict[str, Any]:
+        chosen = self.groups[group]
+        splits = ("fit", "validate", "held_out", "unseen")
+        metrics = [
+            {"metric": metric, "simulator": self.simulator_file(group, metric, method)}
+            | {
+                key: value
+                for key, value in self._group_spec(group, metric, splits).items()
+                if key in ("test_tasks", "runs")
+            }
+            for metric in chosen.metrics
+        ]
+        return {
+            "group": group,
+            "scenario": chosen.scenario,
+            "model": chosen.model,
+            "format": chosen.runs[0].format,
+            "method": method,
+            "train_tasks": list(chosen.train_tasks),
+            **self._sizes(chosen),
+            "pool": self.params.plan.pool,
+            "task_files": {task: self.task_file(task) for task in (*chosen.train_tasks, *chosen.test_tasks)},
+            "metrics": metrics,
+        }
+
+    def page_inputs(self) -> list[str]:
+        """Paths of what the page is made from, but the runs' own."""
+        groups = self.page_spec()["groups"]
+        files = [metric["simulator"] for group in groups for metric in group["metrics"]]
+        return [SCORES_FILE, *files, *dict.fromkeys(f for group in groups for f in group["task_files"].values())]
 
     def plain_specs(self) -> dict[str, dict[str, Any]]:
         """Return the spec of every job whose output has a plain name, by its stage."""
@@ -747,8 +1051,24 @@ class Design:
             "scores_simulators": self.judge_simulators_spec(),
             "scores_mislabels": self.judge_mislabels_spec(),
             "scores_choices": self.judge_choices_spec(),
+            "scores_convergence": self.convergence_spec(),
+            "scores_costs": self.costs_spec(),
         }
-        return judged | tables | {figure: self.figure_spec(figure) for figure in FIGURES}
+        figures = {figure: self.figure_spec(figure) for figure in FIGURES}
+        specs = judged | tables | figures | {"page": self.page_spec()}
+        return specs | {"report": self._report_spec(specs)}
+
+
+def _run_spec(run: Run, split: str) -> dict[str, Any]:
+    """Return what is read of a run; `split`: what it serves for."""
+    keys = ("run_id", "learning_rate", "schedule", "warmup", "hash", "shard", "curriculum")
+    return {key: getattr(run, key) for key in keys} | {"split": split}
+
+
+def item_modules(item: str) -> tuple[str, str]:
+    """Return the modules that make a table or figure: the package's own, and what draws or lays out this one."""
+    package = f"paper.{item.partition('_')[0]}s"
+    return package, f"{package}.{MODULES.get(item, item)}"
 
 
 def provenance_file(output: str) -> str:
@@ -763,6 +1083,8 @@ def make_design(params: Params) -> Design:
         UserError: a local task file or model folder that the plan needs is missing.
     """
     plan = params.plan
+    if isinstance(plan, ReleasedScale):
+        return _design(params, *make_released(params))
     names = sorted({task for scenario in plan.scenarios.values() for task in scenario.train_tasks})
     tested = {task for scenario in plan.scenarios.values() for task in scenario.test_tasks}
     tasks = {task: task_spec(params, task, task in tested) for task in names}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -24,8 +24,9 @@ from pydantic import (
 )
 
 from gptfluence.errors import UserError, did_you_mean
+from gptfluence.rates import Shape as RateShape
 from gptfluence.scores.words import CEILING
-from gptfluence.words import MEASURED, WHOLE
+from gptfluence.words import AVERAGE, MEASURED, OWN, TIME_CURVE, WHOLE
 
 T = TypeVar("T")
 
@@ -409,6 +410,17 @@ class UnseenTests(Section):
     methods: tuple[str, ...]
     curve_of: str
     folds: Annotated[int, Field(ge=2)]
+    elsewhere_variants: tuple[str, ...] = ()
+
+
+POOLED = ("bilinear", "gradient_response")
+"""Kinds of methods that are fitted on the runs of several schedules at once."""
+
+
+class PooledFits(Section):
+    """Simulators in one fit of all schedules."""
+
+    methods: tuple[str, ...]
 
 
 class Scores(Section):
@@ -417,6 +429,8 @@ class Scores(Section):
     variants: dict[MethodName, dict[MethodName, dict[str, Any]]]
     learning: Learning
     unseen_tests: UnseenTests
+    schedules: PooledFits
+    convergence: dict[MethodName, dict[str, Any]]
     bootstrap_samples: PositiveInt
     bootstrap_seed: Seed
     confidence: Annotated[float, Field(gt=0, lt=1)]
@@ -442,6 +456,32 @@ class Runs(Section):
     repeats: Annotated[int, Field(ge=0)] = 0
 
 
+class ScheduledRuns(Section):
+    """How many runs a model, task and schedule get, by what they serve for."""
+
+    fit: PositiveInt
+    validate_: Annotated[int, Field(ge=1, alias="validate")]
+    held_out: PositiveInt
+
+
+class Schedule(Section):
+    """Optimiser settings other than the scenario's own, which what is left out is."""
+
+    learning_rate: PositiveFloat = 1.0
+    batch: PositiveInt | None = None
+    schedule: RateShape = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class SchedulesPlan(Section):
+    """Further runs of a scenario's groups, under other optimiser settings."""
+
+    models: Some[str] | None = None
+    tasks: Some[str] | None = None
+    runs: ScheduledRuns
+    settings: Annotated[dict[MethodName, Schedule], Field(min_length=1)]
+
+
 class ScenarioPlan(Section):
     """One scenario of a plan. A setting is one value, or a mapping from model or task names to values."""
 
@@ -454,6 +494,7 @@ class ScenarioPlan(Section):
     epochs: PositiveInt | dict[str, PositiveInt]
     learning_rate: PositiveFloat | dict[str, PositiveFloat]
     subsets: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] = 0
+    schedules: SchedulesPlan | None = None
 
 
 class MislabelledRuns(Section):
@@ -494,6 +535,23 @@ class ChoicesPlan(Section):
     scores: tuple[AttributionMethod, ...]
 
 
+class ReleasedScale(Section):
+    """The runs of the published data set GPTDynamics, as an import has found them, instead of our own GPTs."""
+
+    source: Literal["released"]
+    folder: str
+    test_offsets: dict[Name, Annotated[int, Field(ge=0)]]
+    unseen_offsets: dict[Name, Annotated[int, Field(ge=0)]] = {}
+    held_out_seeds: dict[Name, tuple[Seed, ...]] = {}
+    held_out: PositiveInt
+    validate_: Annotated[int, Field(ge=1, alias="validate")]
+    # What a plan of own runs has, and this one has not.
+    scenarios: ClassVar[dict[Scenario, ScenarioPlan]] = {}
+    mislabelled: ClassVar[None] = None
+    choices: ClassVar[None] = None
+    seeds: ClassVar[dict[str, Seed]] = {}
+
+
 class Scale(Section):
     """A plan: which runs exist."""
 
@@ -505,6 +563,7 @@ class Scale(Section):
     mislabelled: MislabelledPlan | None = None
     choices: ChoicesPlan | None = None
     seeds: dict[str, Seed] = {}
+    variants: dict[MethodName, dict[MethodName, dict[str, Any]]] = {}
 
 
 class Params(Section):
@@ -519,18 +578,29 @@ class Params(Section):
     baselines: Baselines
     scores: Scores
     paper: Paper
-    scales: dict[Name, Scale]
+    scales: dict[Name, Annotated[Scale | ReleasedScale, Field(discriminator="source")]]
 
     @property
-    def plan(self) -> Scale:
+    def plan(self) -> Scale | ReleasedScale:
         """The chosen scale's plan."""
         return self.scales[self.scale]
+
+    @property
+    def variants(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What is changed in each variant of a method: those of all scales, and behind them those of the chosen one."""
+        of_all, own = self.scores.variants, self.plan.variants
+        return {name: of_all.get(name, {}) | own.get(name, {}) for name in {**of_all, **own}}
 
     def metrics(self, task: str) -> tuple[Metric, ...]:
         """The metrics recorded on a task's test examples."""
         if task in self.tasks.own:
             return self.tasks.own[task].metrics
         return ("loss", "bleu", "rouge_l") if task in ("webnlg", "wmt16_de_en") else ("loss",)
+
+
+def replaced(method: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """Return the whole settings of a method, some of which are replaced, in the types that they are to have."""
+    return TypeAdapter(Method).validate_python(method | changed).model_dump()
 
 
 def setting(value: T | dict[str, T], *names: str) -> T:
@@ -694,15 +764,17 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
         if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads:
             found.append((("dynamics", "models", name, "width"), f"{width} is not a multiple of heads = {heads}"))
     for name in mapping("simulators", "methods"):
-        if name in (MEASURED, CEILING, *get_args(Trivial), *get_args(Replay)):
+        if name in (MEASURED, CEILING, TIME_CURVE, *get_args(Trivial), *get_args(Replay)):
             found.append((("simulators", "methods", name), "is a reserved name; choose another"))
     encoders = mapping("simulators", "encoders")
     for name in {"text", "gradients"} & encoders.keys():
         found.append((("simulators", "encoders", name), "is a reserved name; choose another"))
     read = {("simulators", "methods", name): method for name, method in mapping("simulators", "methods").items()}
-    for name, variants in mapping("scores", "variants").items():
-        for variant, changed in variants.items() if isinstance(variants, dict) else ():
-            read["scores", "variants", name, variant] = changed
+    of_scales = [("scales", scale, "variants") for scale in scales if mapping("scales", scale, "variants")]
+    for where in [("scores", "variants"), *of_scales]:
+        for name, variants in mapping(*where).items():
+            for variant, changed in variants.items() if isinstance(variants, dict) else ():
+                read[*where, name, variant] = changed
     for here, method in read.items():
         if isinstance(method, dict):
             choices = ["text", "gradients", *encoders]
@@ -714,6 +786,16 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
                     [m for m in scored if isinstance(m, str)] if isinstance(scored, list) else [],
                     "method in attribution.methods")  # fmt: skip
     found += _check_scores(mapping("simulators", "methods"), at("baselines", "trivial"), mapping("scores"), unknown)
+    for where in [("scores", "variants"), *of_scales]:
+        found += _check_variants(where, mapping(*where), mapping("simulators", "methods"), unknown)
+    known = mapping("simulators", "methods").keys()
+    trained = {name: {"adam": changed} for name, changed in mapping("scores", "convergence").items() if name in known}
+    found += [
+        (("scores", "convergence", *path[3:4], *path[5:]), text)
+        for path, text in _check_variants(
+            ("scores", "convergence", ""), trained, mapping("simulators", "methods"), unknown
+        )
+    ]
     for name in mapping("tasks", "hub"):
         unknown(("tasks", "hub", name), name, list(HUB_TASKS), "task")
     for scale, plan in scales.items():
@@ -746,9 +828,49 @@ def _check_scores(
     methods: dict[str, Any], trivial: Any, scores: dict[str, Any], unknown: Any
 ) -> list[tuple[tuple[str | int, ...], str]]:
     found: list[tuple[tuple[str | int, ...], str]] = []
-    variants, learning = scores.get("variants"), scores.get("learning")
-    for name, of_method in variants.items() if isinstance(variants, dict) else ():
-        here = ("scores", "variants", name)
+    learning = scores.get("learning")
+    unseen_tests = scores.get("unseen_tests")
+    for key, section in {"learning": learning, "unseen_tests": unseen_tests}.items():
+        named = section.get("methods") if isinstance(section, dict) else None
+        for i, name in enumerate(named if isinstance(named, list) else ()):
+            choices = [*(trivial if isinstance(trivial, list) else []), *methods]
+            unknown(("scores", key, "methods", i), name, choices, "method in baselines.trivial or simulators.methods")
+            kind = _method_tag(methods.get(name, {"kind": name})) if isinstance(name, str) else None
+            if key == "unseen_tests" and kind in KNOW_TESTS_BY_RUNS:
+                found.append((("scores", key, "methods", i), "knows tests by their runs alone; take it out"))
+    convergence = scores.get("convergence")
+    for name in convergence if isinstance(convergence, dict) else ():
+        unknown(("scores", "convergence", name), name, list(methods), "method in simulators.methods")
+        if name in methods and _method_tag(methods[name]) not in ("simfluence", "bilinear"):
+            found.append((("scores", "convergence", name), "cannot be fitted both by Adam and exactly; take it out"))
+    pooled = scores.get("schedules")
+    named = pooled.get("methods") if isinstance(pooled, dict) else None
+    for i, name in enumerate(named if isinstance(named, list) else ()):
+        here = ("scores", "schedules", "methods", i)
+        unknown(here, name, list(methods), "method in simulators.methods")
+        method = methods.get(name) if isinstance(name, str) else None
+        plain = isinstance(method, dict) and method.get("interval", 1) == 1 and method.get("tasks") != "each"
+        if isinstance(method, dict) and not (plain and _method_tag(method) in POOLED):
+            found.append((here, "is of a kind that cannot be fitted on several schedules at once; take it out"))
+    if isinstance(unseen_tests, dict):
+        responses = [name for name, method in methods.items() if _method_tag(method) == "gradient_response"]
+        unknown(("scores", "unseen_tests", "curve_of"), unseen_tests.get("curve_of"), responses,
+                "method of kind gradient_response in simulators.methods")  # fmt: skip
+    return found
+
+
+def _check_variants(
+    section: tuple[str, ...], variants: dict[str, Any], methods: dict[str, Any], unknown: Any
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """Check settings that replace those of methods.
+
+    Args:
+        section: where they stand.
+        variants: by method and variant.
+    """
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    for name, of_method in variants.items():
+        here = (*section, name)
         unknown(here, name, list(methods), "method in simulators.methods")
         for variant, changed in of_method.items() if isinstance(of_method, dict) else ():
             if variant == WHOLE:
@@ -766,19 +888,6 @@ def _check_scores(
                     path, text = _explain(entry | {"loc": (*where, *entry["loc"])}, whole)
                     if set(path[3:4]) & changed.keys():  # what is wrong with the method itself is said of it
                         found.append(((*here, variant, *path[3:]), text))
-    unseen_tests = scores.get("unseen_tests")
-    for key, section in {"learning": learning, "unseen_tests": unseen_tests}.items():
-        named = section.get("methods") if isinstance(section, dict) else None
-        for i, name in enumerate(named if isinstance(named, list) else ()):
-            choices = [*(trivial if isinstance(trivial, list) else []), *methods]
-            unknown(("scores", key, "methods", i), name, choices, "method in baselines.trivial or simulators.methods")
-            kind = _method_tag(methods.get(name, {"kind": name})) if isinstance(name, str) else None
-            if key == "unseen_tests" and kind in KNOW_TESTS_BY_RUNS:
-                found.append((("scores", key, "methods", i), "knows tests by their runs alone; take it out"))
-    if isinstance(unseen_tests, dict):
-        responses = [name for name, method in methods.items() if _method_tag(method) == "gradient_response"]
-        unknown(("scores", "unseen_tests", "curve_of"), unseen_tests.get("curve_of"), responses,
-                "method of kind gradient_response in simulators.methods")  # fmt: skip
     return found
 
 
@@ -837,6 +946,34 @@ def _check_scenario(
         total = draw * len(listed("train_tasks"))
         if total % batch:
             found.append(((*here, "batch"), f"{total} drawn examples do not fill batches of {batch}"))
+    if isinstance(settings.get("schedules"), dict):
+        found += _check_schedules((*here, "schedules"), settings, listed, unknown)
+    return found
+
+
+def _check_schedules(
+    here: tuple[str, ...], scenario: dict[str, Any], listed: Any, unknown: Any
+) -> list[tuple[tuple[str | int, ...], str]]:
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    plan, mixture = scenario["schedules"], "instruction_tuning" in here
+    for key, names in {"models": listed("models"), "tasks": listed("train_tasks")}.items():
+        for i, name in enumerate(plan[key] if isinstance(plan.get(key), list) else ()):
+            unknown((*here, key, i), name, names, f"{key.removesuffix('s')} of this scenario")
+    if mixture and plan.get("tasks") is not None:
+        found.append(((*here, "tasks"), "instruction tuning has one mixture of all tasks; leave it out"))
+    draw, own_batch = scenario.get("draw"), scenario.get("batch")
+    total = draw * len(listed("train_tasks")) if isinstance(draw, int) and mixture else draw
+    for name, settings in plan["settings"].items() if isinstance(plan.get("settings"), dict) else ():
+        if name in (OWN, AVERAGE):
+            found.append(((*here, "settings", name), "is a reserved name; choose another"))
+        if not isinstance(settings, dict):
+            continue
+        batch = settings.get("batch", own_batch)
+        if isinstance(batch, int) and batch > 0 and isinstance(total, int) and total % batch and batch != own_batch:
+            found.append(((*here, "settings", name, "batch"), f"{total} drawn examples do not fill batches of {batch}"))
+        own = {"learning_rate": 1.0, "batch": own_batch, "schedule": "linear", "warmup": 0.0}
+        if own | settings == own:
+            found.append(((*here, "settings", name), "is the scenario's own; change a setting, or leave it out"))
     return found
 
 

@@ -12,7 +12,8 @@ from gptfluence.choices.named import list_choices
 from gptfluence.errors import UserError, did_you_mean
 from gptfluence.identity import DYNAMICS_CODE, code_digest
 from gptfluence.io import digest
-from gptfluence.params import Metric, MislabelledPlan, Params, ScenarioPlan, setting
+from gptfluence.params import Metric, MislabelledPlan, Params, ScenarioPlan, SchedulesPlan, setting
+from gptfluence.rates import Shape
 from gptfluence.sources import mislabelled_task, without_paths
 
 RANKINGS = ("gptfluence", "tracin", "loss")
@@ -22,6 +23,9 @@ SAMPLED: tuple[Metric, ...] = ("bleu", "rouge_l")
 
 DERIVED = {"corrected": "data/mislabels", "chosen": "data/choices"}
 """Splits of runs whose curricula are not drawn, but come after what other runs tell; and where their files stand."""
+
+SCHEDULED = {"scheduled_fit": "fit", "scheduled_validate": "validate", "scheduled_held_out": "held_out"}
+"""Splits of runs under other optimiser settings than their group's, by what they serve for where all are pooled."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Run:
     train_tasks: tuple[str, ...]
     test_tasks: tuple[str, ...]
     pool: str  # the part of each task that is drawn from: pool | unseen_pool
-    split: str  # fit | validate | held_out | unseen | repeat | subset | noisy | corrected | chosen
+    split: str  # fit | validate | held_out | unseen | repeat | subset | noisy | corrected | chosen | one of SCHEDULED
     seed: int
     draw_seed: int
     order_seed: int
@@ -49,6 +53,9 @@ class Run:
     epochs: int
     steps: int
     learning_rate: float
+    schedule: Shape = "linear"  # of the learning rate
+    warmup: float = 0.0  # share of the steps
+    scheduled: str = ""  # which of the plan's schedules; none: the scenario's own settings
     ranking: str = ""  # of corrected runs: by what the labels were checked; of chosen ones: the choice
     fraction: float = 0.0  # of corrected runs: how many of them
     hash: str = ""
@@ -87,6 +94,7 @@ class Group:
 
     Attributes:
         metrics: that are simulated; none in the group of mislabelled data, whose simulator only ranks.
+        tests: how many tests of each task are measured, where that is not all of them; released runs tell.
     """
 
     group: str
@@ -96,6 +104,7 @@ class Group:
     test_tasks: tuple[str, ...]
     metrics: tuple[str, ...]
     runs: tuple[Run, ...]
+    tests: dict[str, int] | None = None
 
     @property
     def repeats(self) -> list[tuple[Run, Run]]:
@@ -150,6 +159,7 @@ def make_groups(
                 ]
                 members += _repeat_runs(params, members, settings.runs.repeats)
                 members += _subset_runs(params, members[0], setting(settings.subsets, model, unit))
+                members += _scheduled_runs(params, members[0], settings.schedules, unit)
                 members = [_hashed(params, run, tasks, models[model]) for run in members]
                 metrics = tuple(m for m in ("loss", *SAMPLED) if any(m in params.metrics(t) for t in test_tasks))
                 groups[group] = Group(group, scenario, model, train_tasks, test_tasks, metrics, tuple(members))
@@ -341,6 +351,41 @@ def _subset_runs(params: Params, like: Run, subsets: int) -> list[Run]:
     return runs
 
 
+_FIRST_SCHEDULED = 10_000_000  # beyond the numbers of all other runs
+
+
+def _scheduled_runs(params: Params, like: Run, plan: SchedulesPlan | None, unit: str) -> list[Run]:
+    """Return runs under other optimiser settings, on curricula of their own; only their loss is measured.
+
+    Their numbers follow from the schedule's name, so that one more schedule changes no run of the others.
+    """
+    if plan is None or like.model not in (plan.models or (like.model,)) or unit not in (plan.tasks or (unit,)):
+        return []
+    parts = {"fit": plan.runs.fit, "validate": plan.runs.validate_, "held_out": plan.runs.held_out}
+    splits = [split for split, part in SCHEDULED.items() for _ in range(parts[part])]
+    runs = []
+    for name, settings in plan.settings.items():
+        first = _FIRST_SCHEDULED + 1_000 * (int(digest(name), 16) % 1_000_000)
+        batch = settings.batch or like.batch
+        runs += [
+            dataclasses.replace(
+                like,
+                **_seeds(params, first + place),
+                run_id=f"{like.group}-{name}-{place:02d}",
+                gang=_gang(params, like.model, f"{like.group}.schedule-{name}", place - 1),
+                split=split,
+                batch=batch,
+                steps=like.steps * like.batch // batch,
+                learning_rate=like.learning_rate * settings.learning_rate,
+                schedule=settings.schedule,
+                warmup=settings.warmup,
+                scheduled=name,
+            )
+            for place, split in enumerate(splits, 1)
+        ]
+    return runs
+
+
 def _noisy_runs(params: Params, plan: MislabelledPlan) -> list[Run]:
     """Return the runs on noisy labels: on random subsets, to fit a simulator, and on the whole pool."""
     task, group = mislabelled_task(plan), f"mislabelled-{plan.model}-{plan.task}"
@@ -380,8 +425,8 @@ def _hashed(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model: d
 
 
 def measured_metrics(params: Params, run: Run, task: str) -> tuple[Metric, ...]:
-    """What is measured in a run: of retrainings on subsets and on chosen data the loss alone."""
-    return ("loss",) if run.split in ("subset", "chosen") else params.metrics(task)
+    """What is measured in a run: of retrainings on subsets, on chosen data and under other settings the loss alone."""
+    return ("loss",) if run.split in ("subset", "chosen", *SCHEDULED) else params.metrics(task)
 
 
 def _curriculum_hash(run: Run) -> str:
@@ -392,7 +437,11 @@ def _curriculum_hash(run: Run) -> str:
 
 def _run_hash(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model: dict[str, Any]) -> str:
     """Digest everything that determines a run's shard; where the run stands in the plan does not."""
-    where = {"run_id", "group", "gang", "split", "seed", "ranking", "fraction", "hash", "curriculum_hash"}
+    where = {
+        *("run_id", "group", "gang", "split", "seed", "scheduled", "ranking", "fraction"),
+        *("hash", "curriculum_hash"),
+        *(key for key, own in {"schedule": "linear", "warmup": 0.0}.items() if getattr(run, key) == own),
+    }
     # Such a curriculum is not drawn from the run's seeds alone.
     derived = {"curriculum": run.curriculum_hash} if run.split in DERIVED else {}
     return digest(

@@ -29,7 +29,8 @@ def without_paths(task: dict[str, Any]) -> dict[str, Any]:
     source, templates = task["source"], task["templates"]
     if source["kind"] in ("local", "own"):
         source = {key: value for key, value in source.items() if key not in ("train", "test")}
-    return task | {"source": source, "templates": templates and templates["digest"]}
+    kept = {key: value for key, value in task.items() if key != "released"}
+    return kept | {"source": source, "templates": templates and templates["digest"]}
 
 
 # ------------------------------------------------------------------------------------------------------- tasks
@@ -109,7 +110,7 @@ def model_spec(params: Params, model: AnyModel) -> dict[str, Any]:
         spec |= {"weights": folder_digest(Path(model.path), "dynamics.models")}
     elif model.source == "gguf":
         path = package_file(model.package, model.path) if model.package else Path(model.path)
-        spec |= {"weights": _sampled_digest(path)}
+        spec |= {"weights": sampled_digest(path)}
     elif model.source == "world":
         spec |= {
             "pretraining": params.dynamics.pretraining.model_dump(),
@@ -132,10 +133,10 @@ def folder_digest(folder: Path, key: str) -> str:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model folder (it has no config.json); params.yaml: {key} names it")
     files = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".txt", ".model"))
-    return digest({path.name: _sampled_digest(path) for path in files})
+    return digest({path.name: sampled_digest(path) for path in files})
 
 
-def _sampled_digest(path: Path, samples: int = 64, size: int = 1 << 16) -> str:
+def sampled_digest(path: Path, samples: int = 64, size: int = 1 << 16) -> str:
     """Digest a file's length and 64 pieces spread over it: planning must not read gigabytes of weights."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; params.yaml: dynamics.models names it")

@@ -36,8 +36,12 @@ _RULES = {
     "scores_simulators": ("judge_simulators",),
     "scores_mislabels": ("judge_mislabels",),
     "scores_choices": ("judge_choices",),
+    "scores_convergence": ("judge_convergence",),
+    "scores_costs": ("measure_costs",),
     **{table: ("write_table",) for table in TABLES},
     **{figure: ("write_figure",) for figure in FIGURES},
+    "page": ("write_page",),
+    "report": ("write_report",),
 }
 """What a stage may run: its own rules, so that what was not pulled is an error and never trained anew unasked."""
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from gptfluence.cost import Costs, Device, Estimate
+from gptfluence.cost import Costs, Device, Estimate, relative_length
 from gptfluence.design import Design
 from gptfluence.io import METADATA_KEY
 from gptfluence.runs import Gang, Run
@@ -342,12 +342,16 @@ def _rows(design: Design, seen: Iterable[_Seen], estimates: dict[str, Estimate])
     for (scenario, model), members in itertools.groupby(ordered, place):
         runs = list(members)
         states = Counter(one.state for one in runs)
-        row = design.params.dynamics.models[model]
-        left = [(one, estimates[one.run.group]) for one in runs if one.state != "done"]
+        row = design.machine(model)
+        left = [
+            (one.share_left * relative_length(design, one.run), estimates[one.run.group])
+            for one in runs
+            if one.state != "done"
+        ]
         seconds = Counter({"measured": 0.0, "modelled": 0.0})
-        for one, estimate in left:
-            seconds[estimate.basis] += one.share_left * (estimate.seconds or 0)
-        flops = [one.share_left * estimate.flops if estimate.flops is not None else None for one, estimate in left]
+        for share, estimate in left:
+            seconds[estimate.basis] += share * (estimate.seconds or 0)
+        flops = [share * estimate.flops if estimate.flops is not None else None for share, estimate in left]
         yield Row(
             scenario=scenario,
             model=model,

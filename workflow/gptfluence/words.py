@@ -28,3 +28,12 @@ RUNS, CHOSEN_RUNS, TESTS, INTERVAL = VARIED = "runs", "chosen_runs", "tests", "i
 
 PREDICTED_CURVE = "predicted_curve"
 """Method that stands for the mean curve where tests are unseen."""
+
+TIME_CURVE = "time_curve"
+"""Method: the mean curve in optimiser time, of the fitting runs of all schedules."""
+
+OWN = "own"
+"""Of schedules: the scenario's own settings."""
+
+SCHEDULE_SEEN, SCHEDULE_UNSEEN = "schedule_seen", "schedule_unseen"
+"""Settings: pooled fits on all schedules, and on all but that of the judged runs."""

@@ -9,6 +9,8 @@ rule encode_examples:
         "results/features/text.{encoder}.{hash}.parquet",
     log:
         "logs/features/text.{encoder}.{hash}.log",
+    benchmark:
+        "results/benchmarks/encode_examples/text.{encoder}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1
@@ -27,6 +29,8 @@ rule sketch_gradients:
         "results/features/gradients.{model}.{hash}.parquet",
     log:
         "logs/features/gradients.{model}.{hash}.log",
+    benchmark:
+        "results/benchmarks/sketch_gradients/gradients.{model}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1

@@ -12,6 +12,8 @@ rule attribute_examples:
         "results/attribution/tables/{group}.{hash}.seconds.json",
     log:
         "logs/attribution/{group}.{hash}.log",
+    benchmark:
+        "results/benchmarks/attribute_examples/{group}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1
@@ -31,6 +33,8 @@ rule measure_kernels:
         "results/attribution/kernels/{group}.{hash}.safetensors",
     log:
         "logs/attribution/kernels.{group}.{hash}.log",
+    benchmark:
+        "results/benchmarks/measure_kernels/{group}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1
@@ -50,6 +54,8 @@ rule replay_runs:
         "results/attribution/replays/{gang}.{hash}.parquet",
     log:
         "logs/attribution/replay.{gang}.{hash}.log",
+    benchmark:
+        "results/benchmarks/replay_runs/{gang}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1

@@ -9,6 +9,8 @@ rule fit_simulator:
         "results/simulators/{group}.{metric}.{method}.{hash}.safetensors",
     log:
         "logs/simulators/{group}.{metric}.{method}.{hash}.log",
+    benchmark:
+        "results/benchmarks/fit_simulator/{group}.{metric}.{method}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1
@@ -27,6 +29,8 @@ rule simulate_runs:
         "results/simulations/{group}.{metric}.{hash}.parquet",
     log:
         "logs/simulations/{group}.{metric}.{hash}.log",
+    benchmark:
+        "results/benchmarks/simulate_runs/{group}.{metric}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1

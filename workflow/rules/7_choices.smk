@@ -9,6 +9,8 @@ rule choose_data:
         "data/choices/chosen/{group}.{hash}.parquet",
     log:
         "logs/choices/choose.{group}.{hash}.log",
+    benchmark:
+        "results/benchmarks/choose_data/{group}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1

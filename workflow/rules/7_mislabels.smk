@@ -9,6 +9,8 @@ rule rank_mislabels:
         "data/mislabels/rankings/{group}.{hash}.parquet",
     log:
         "logs/mislabels/rank.{group}.{hash}.log",
+    benchmark:
+        "results/benchmarks/rank_mislabels/{group}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1

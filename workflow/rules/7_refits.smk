@@ -6,9 +6,13 @@ rule refit_simulators:
         inputs_of_refits,
         spec=spec_of_refits,
     output:
-        "results/refits/{group}.{metric}.{hash}.parquet",
+        multiext(
+            "results/refits/{group}.{metric}.{hash}", ".parquet", ".curves.parquet"
+        ),
     log:
         "logs/refits/{group}.{metric}.{hash}.log",
+    benchmark:
+        "results/benchmarks/refit_simulators/{group}.{metric}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
     threads: 1

@@ -77,6 +77,42 @@ rule judge_choices:
         "gptfluence judge_choices --spec {input.spec} --output {output} --log {log}"
 
 
+rule judge_convergence:
+    input:
+        inputs_of_convergence,
+        spec=spec_of_convergence,
+    output:
+        DESIGN.stages["scores_convergence"],
+    log:
+        "logs/scores/judge_convergence.log",
+    conda:
+        "../envs/gptfluence.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        "gptfluence judge_convergence --spec {input.spec} --output {output} --log {log}"
+
+
+rule measure_costs:
+    input:
+        inputs_of_costs,
+        spec=spec_of_costs,
+    output:
+        DESIGN.stages["scores_costs"],
+    log:
+        "logs/scores/measure_costs.log",
+    conda:
+        "../envs/gptfluence.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        "gptfluence measure_costs --spec {input.spec} --output {output} --log {log}"
+
+
 rule scores:
     input:
         rules.score_simulations.output,
@@ -84,4 +120,6 @@ rule scores:
         rules.judge_simulators.output,
         rules.judge_mislabels.output,
         rules.judge_choices.output,
+        rules.judge_convergence.output,
+        rules.measure_costs.output,
     localrule: True

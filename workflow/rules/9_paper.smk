@@ -6,12 +6,13 @@ rule write_table:
         inputs_of_table,
         spec=spec_of_table,
     output:
-        multiext("results/tables/{table}", ".csv", ".md", ".tex", ".provenance.json"),
-        report(
-            "results/tables/{table}.html",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}"},
+        multiext(
+            "results/tables/{table}",
+            ".csv",
+            ".html",
+            ".md",
+            ".tex",
+            ".provenance.json",
         ),
     log:
         "logs/paper/{table}.log",
@@ -27,13 +28,7 @@ rule write_figure:
         inputs_of_figure,
         spec=spec_of_figure,
     output:
-        multiext("results/figures/{figure}", ".pdf", ".provenance.json"),
-        report(
-            "results/figures/{figure}.png",
-            caption="../report/figure.rst",
-            category="Figures",
-            labels={"figure": "{figure}"},
-        ),
+        multiext("results/figures/{figure}", ".pdf", ".png", ".provenance.json"),
     log:
         "logs/paper/{figure}.log",
     localrule: True

@@ -220,12 +220,28 @@ def spec_of_judged_choices(wildcards):
     return spec_of_stage("scores_choices")
 
 
+def spec_of_convergence(wildcards):
+    return spec_of_stage("scores_convergence")
+
+
+def spec_of_costs(wildcards):
+    return spec_of_stage("scores_costs")
+
+
 def spec_of_table(wildcards):
     return spec_of_stage(wildcards.table)
 
 
 def spec_of_figure(wildcards):
     return spec_of_stage(wildcards.figure)
+
+
+def spec_of_page(wildcards):
+    return spec_of_stage("page")
+
+
+def spec_of_report(wildcards):
+    return spec_of_stage("report")
 
 
 def local_files_of_task(wildcards):
@@ -398,14 +414,19 @@ def inputs_of_judged_attribution(wildcards):
 def inputs_of_refits(wildcards):
     key = wildcards.group, wildcards.metric
     spec = DESIGN.refit_spec(*key)
-    methods = spec["methods"].values()
+    elsewhere = spec["elsewhere"]
+    methods = [*spec["methods"].values(), *elsewhere["methods"].values()]
     variants = [variant for m in methods for variant in m["variants"].values()]
+    scheduled = spec["schedules"] or {"runs": {}, "methods": {}}
+    pooled = scheduled["methods"].values()
     named = [
         method[kind]
-        for method in [*methods, *variants, *spec["unseen_tests"].values()]
+        for method in [*methods, *variants, *spec["unseen_tests"].values(), *pooled]
         for kind in ("features", "table", "kernels")
     ]
-    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    rows = [row for other in (spec, *elsewhere["groups"]) for row in other["runs"]]
+    rows += [row for runs in scheduled["runs"].values() for row in runs]
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
     files += [file for file in dict.fromkeys(named) if file]
     return inputs(files, DESIGN.refits_file(*key))
 
@@ -429,12 +450,40 @@ def inputs_of_judged_choices(wildcards):
     return inputs_of_stage(files, "scores_choices")
 
 
+def inputs_of_convergence(wildcards):
+    spec = DESIGN.convergence_spec()
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    named = [method["features"] for method in spec["methods"].values()]
+    files += dict.fromkeys(file for file in named if file)
+    return inputs_of_stage(files, "scores_convergence")
+
+
+def inputs_of_costs(wildcards):
+    spec = DESIGN.costs_spec()
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in spec["runs"]])
+    files += spec["simulators"].values()
+    files += [spec["seconds"]] if spec["seconds"] else []
+    return inputs_of_stage(files, "scores_costs")
+
+
 def inputs_of_table(wildcards):
     return inputs_of_stage(DESIGN.table_inputs(wildcards.table), wildcards.table)
 
 
 def inputs_of_figure(wildcards):
     return inputs_of_stage(DESIGN.figure_inputs(wildcards.figure), wildcards.figure)
+
+
+def inputs_of_page(wildcards):
+    groups = [DESIGN.groups[spec["group"]] for spec in DESIGN.page_spec()["groups"]]
+    splits = ("fit", "validate", "held_out", "unseen")
+    runs = [run for group in groups for run in group.runs if run.split in splits]
+    return inputs_of_stage([*DESIGN.page_inputs(), *files_of_runs(runs)], "page")
+
+
+def inputs_of_report(wildcards):
+    shards = manifests_of_runs(DESIGN.runs.values())
+    return inputs_of_stage([*DESIGN.report_inputs(), *shards], "report")
 
 
 def model_of(wildcards):
@@ -445,7 +494,7 @@ def model_of(wildcards):
         "gang": lambda name: DESIGN.gangs[name].runs[0].model,
     }
     key = next(key for key in names if key in wildcards.keys())
-    return DESIGN.params.dynamics.models[names[key](wildcards[key])]
+    return DESIGN.machine(names[key](wildcards[key]))
 
 
 def memory_of_model(wildcards, attempt):

@@ -310,6 +310,37 @@ def test_optimizer_decays_linearly_to_zero_and_spares_biases() -> None:
     assert decay == {2: 0.5, 1: 0.0}
 
 
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0.0, [1.0, 1.0, 1.0, 1.0]),
+        ("cosine", 0.0, [1.0, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]),
+        ("linear", 0.25, [0.5, 1.0, 2 / 3, 1 / 3]),
+    ],
+)
+def test_optimizer_follows_the_schedule_of_the_run(schedule: Any, warmup: float, expected: list[float]) -> None:
+    settings = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.5}
+    optimizer, scheduler = make_optimizer(torch.nn.Linear(2, 2), 0.1, 4, settings, schedule, warmup)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.1 * factor for factor in expected])
+
+
+def test_a_run_is_trained_under_its_own_schedule(gang: dict[str, Any]) -> None:
+    """A rate that is 0 behind the first update would leave the losses as they are; a constant one does not."""
+    first = gang["runs"][0]
+    constant = variant(first, "c" * 12, schedule="constant")
+    twice = variant(first, "d" * 12, learning_rate=2 * first["learning_rate"])
+    train_runs(gang | {"runs": [first, constant, twice]}, MANIFEST)
+    one, two, three = (column(run, "loss", step=1) for run in (first, constant, twice))
+    np.testing.assert_array_equal(one, two)  # the first update has the same rate
+    assert (one != three).any()
+    assert (column(first, "loss", step=6) != column(constant, "loss", step=6)).any()
+
+
 # ------------------------------------------------------------------------------- interrupted, and going on
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.3, "targets": ["query_key_value"]}

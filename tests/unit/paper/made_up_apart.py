@@ -25,7 +25,14 @@ def make_apart(groups: tuple[tuple[str, str, str], ...] = GROUPS) -> list[dict[s
     """
     rows = []
     for g, (group, scenario, model) in enumerate(groups):
-        where = {"setting": "seen", "group": group, "scenario": scenario, "model": model, "metric": "loss"}
+        where = {
+            "setting": "seen",
+            "group": group,
+            "scenario": scenario,
+            "model": model,
+            "metric": "loss",
+            "task": "average",
+        }
         skills = {(method, variant, "", 0): 0.1 * g - 0.05 * v + 0.3 * (method == "gradient_response")
                   for method, variants in VARIANTS.items() for v, variant in enumerate(variants[::-1])}  # fmt: skip
         for method in VARIANTS:

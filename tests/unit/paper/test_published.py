@@ -18,11 +18,23 @@ def cell(numbers, **where):
 
 
 def test_every_cell_is_there_once(numbers):
-    assert Counter(n.table for n in numbers) == {"table_1": 270, "table_2": 36, "table_3": 108, "table_4": 36}
-    keys = {(n.table, n.model, n.task, n.metric, n.method, n.measure) for n in numbers}
+    counts = (270, 36, 108, 36, 72, 84, 60, 70, 12, 60, 36, 36, 6)
+    assert Counter(n.table for n in numbers) == {f"table_{table}": n for table, n in enumerate(counts, 1)}
+    keys = {(n.table, n.model, n.task, n.metric, n.method, n.variant, n.setting, n.measure) for n in numbers}
     assert len(keys) == len(numbers)
-    assert {n.task for n in numbers} == {"rte", "sst2", "boolq", "webnlg", "wmt16_de_en", "average"}
-    assert {n.method for n in numbers} == {"simfluence", "gptfluence", "tracin_cp_10", "tracin_cp_all", "grad_dot"}
+    scores = [n for n in numbers if n.metric]
+    assert {n.task for n in scores} == {"rte", "sst2", "boolq", "webnlg", "wmt16_de_en", "average"}
+    assert {n.method for n in scores} == {"simfluence", "gptfluence", "tracin_cp_10", "tracin_cp_all", "grad_dot"}
+
+
+def test_order_1_of_table_10_is_fine_tuning_of_tables_2_and_4(numbers):
+    """Whatever its caption says; but for spreads."""
+    firsts = [n for n in numbers if n.table == "table_10" and n.variant == "order_1"]
+    assert len(firsts) == 12
+    for n in firsts:
+        table = "table_2" if n.metric == "loss" else "table_4"
+        where = {"task": n.task, "metric": n.metric, "method": n.method, "measure": n.measure}
+        assert float(cell(numbers, table=table, **where).value) == pytest.approx(float(n.value), abs=0.006)
 
 
 def test_digits_are_as_printed(numbers):

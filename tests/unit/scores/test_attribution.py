@@ -55,6 +55,7 @@ def write_run(folder, number, split, batches, values):
     columns = {"step": step + 1, "slot": slot, "task": [TASKS[row // SIZE] for row in batches.ravel()]}
     write_parquet(curriculum, pa.table(columns | {"example": (batches.ravel() % SIZE).astype(np.int32)}), {})
     row = {"run_id": run_id, "split": split, "learning_rate": RATE, "hash": run_id}
+    row |= {"schedule": "linear", "warmup": 0.0}
     return row | {"shard": str(shard), "curriculum": str(curriculum)}
 
 

@@ -18,10 +18,10 @@ from trajectories import STEPS, TESTS, Methods, write_simulations
 
 # Not in the file's order.
 RUNS = [
-    ExampleRun("instruction_tuning", "small", "i-s", "loss", "i-s-03"),
-    ExampleRun("fine_tuning", "small", "f-s-rte", "loss", "f-s-rte-01"),
-    ExampleRun("instruction_tuning", "large", "i-l", "loss", "i-l-03"),
-    ExampleRun("instruction_tuning", "large", "i-l", "bleu", "i-l-03"),
+    ExampleRun("instruction_tuning", "small", "i-s", "loss", "seen", "i-s-03"),
+    ExampleRun("fine_tuning", "small", "f-s-rte", "loss", "seen", "f-s-rte-01"),
+    ExampleRun("instruction_tuning", "large", "i-l", "loss", "seen", "i-l-03"),
+    ExampleRun("instruction_tuning", "large", "i-l", "bleu", "unseen_test", "i-l-03"),
 ]
 
 
@@ -65,16 +65,16 @@ def test_rows_are_tidy_and_sorted(tmp_path: Path, curves: dict[ExampleRun, Simul
     path = tmp_path / "curves.parquet"
     write_curves(path, curves)
     table = pq.read_table(path)
-    names = ["scenario", "model", "group", "metric", "run_id", "method", "task", "example", "step", "value"]
+    names = ["scenario", "model", "group", "metric", "setting", "run_id", "method", "task", "example", "step", "value"]
     assert table.column_names == [*names, *HALF_WIDTHS]
-    assert all(pa.types.is_dictionary(table.schema.field(name).type) for name in names[:7])
+    assert all(pa.types.is_dictionary(table.schema.field(name).type) for name in names[:8])
     rows = table.to_pylist()
-    keys = [tuple(row[name] for name in names[:9]) for row in rows]
+    keys = [tuple(row[name] for name in names[:10]) for row in rows]
     assert keys == sorted(set(keys))
     # measured from step 0 on, two methods from 1, one from 2
     assert len(rows) == len(RUNS) * len(TESTS) * (4 * (STEPS + 1) - 4)
     for row in rows[:: len(rows) // 50]:
-        run = ExampleRun(*(row[name] for name in names[:5]))
+        run = ExampleRun(*(row[name] for name in names[:6]))
         simulations = curves[run]
         test = list(zip(simulations.tasks, simulations.examples, strict=True)).index((row["task"], row["example"]))
         assert row["value"] == simulations.of(row["method"])[0, row["step"], test]

@@ -280,3 +280,11 @@ def test_there_is_no_share_of_a_ceiling_that_may_be_zero(noisy):
     ceiling = measures.skill_ceiling(measured, again, curve, counts)
     assert measures.explained_share(unknown, ceiling, 0.95).value is None
     assert measures.skill_ceiling(measured, np.full_like(again, np.nan), curve, counts).value is None
+
+
+def test_steps_that_a_run_lacks_are_not_judged_unless_it_is_the_last() -> None:
+    measured = np.zeros((2, 4, 3))
+    measured[1, 2, 0] = np.nan
+    assert measures.whole_steps(measured).tolist() == [True, True, False, True]
+    measured[0, 3, 1] = np.nan  # no gap between measurements: nothing is said of such runs
+    assert measures.whole_steps(measured).all()

@@ -115,17 +115,18 @@ def test_a_file_with_other_runs_than_its_group_is_named(tmp_path, methods):
         run(tmp_path, methods, drop=lambda row: (row["run_id"], row["step"]) == ("g-02", 4))
 
 
-def test_curves_are_those_of_the_first_held_out_run(tmp_path, methods):
+def test_curves_are_those_of_the_first_held_out_and_the_first_unseen_run(tmp_path, methods):
     settings = SETTINGS | {"g-01": "unseen_train"}  # the first by name, but not of seen data
     groups = {"g": {"scenario": "fine_tuning", "model": "nano-0.2m", "runs": settings}}
     run(tmp_path, methods, groups=groups)
-    shown = ExampleRun("fine_tuning", "nano-0.2m", "g", "loss", "g-02")
-    assert list_curves(tmp_path / "curves.parquet") == [shown]
-    simulations = read_curves(tmp_path / "curves.parquet", [shown])[shown]
+    where = ("fine_tuning", "nano-0.2m", "g", "loss")
+    shown = [ExampleRun(*where, "seen", "g-02"), ExampleRun(*where, "unseen_train", "g-01")]
+    assert list_curves(tmp_path / "curves.parquet") == shown
     order = [TESTS.index(test) for test in sorted(TESTS)]
-    for method, (start, values) in methods.items():
-        expected = values[RUNS.index("g-02"), start:][:, order]
-        np.testing.assert_array_equal(simulations.of(method)[0, start:], expected)
+    for of, simulations in read_curves(tmp_path / "curves.parquet", shown).items():
+        for method, (start, values) in methods.items():
+            expected = values[RUNS.index(of.run_id), start:][:, order]
+            np.testing.assert_array_equal(simulations.of(method)[0, start:], expected)
 
 
 def test_summary_holds_the_averages_six_digits_each(tmp_path, methods):

@@ -8,10 +8,14 @@ import pytest
 from gptfluence.errors import UserError
 from gptfluence.io import read_provenance
 from gptfluence.scores import measures
+from gptfluence.scores.curves import list_curves, read_curves
 from gptfluence.scores.simulators import SCHEMA, judge_simulators, refit_simulators
+from gptfluence.simulators.base import Part
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.gradient_response import GradientResponse
-from synthetic import chosen_runs, write_group
+from gptfluence.simulators.registry import make_method, make_pooled
+from scipy.stats import spearmanr
+from synthetic import METHOD_SETTINGS, chosen_runs, write_group
 
 SPLITS = ("fit", "fit", "fit", "validate", "held_out", "held_out", "unseen", "unseen", *["subset"] * 5)
 SETTINGS = {"kind": "gradient_response", "kernels": ["sgd", "adamw"], "momenta": [0.0], "decays": [1.0, 0.5]}
@@ -28,7 +32,9 @@ def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLI
     group["methods"] = {"mean_curve": curve, "gradient_response": response}
     predicted = response | {"settings": SETTINGS | {"kind": "predicted_curve"}}
     persistence = FILES | {"settings": {"kind": "persistence"}, "learning": False}
+    group["elsewhere"] = {"groups": [], "methods": {}}
     group["unseen_tests"] = {"predicted_curve": predicted, "persistence": persistence, "gradient_response": response}
+    group["schedules"] = {}
     judging = {"runs": [2, 3, 5, 8, 99], "draws": 3, "seed": 0, "folds": 2, "intervals": [3, 50], "tests": [1, 9]}
     return group | {"judging": judging | BOOTSTRAP}
 
@@ -41,17 +47,17 @@ def with_judging(spec: dict[str, Any], **changed: Any) -> dict[str, Any]:
 
 
 Rows = dict[tuple[str, str, str, int, str], dict[str, Any]]
-"""Method, variant, what is varied, its number and measure to row, of the setting `seen`."""
+"""Method, variant, what is varied, its number and measure to row, of one setting and task."""
 
 
-def judge(spec: dict[str, Any], folder: Path, setting: str = "seen") -> Rows:
+def judge(spec: dict[str, Any], folder: Path, setting: str = "seen", task: str = "average") -> Rows:
     path = folder / "simulators.parquet"
     if not path.exists():
-        refit_simulators(spec, path)
+        refit_simulators(spec, path, folder / "unseen_curves.parquet")
     table = pq.read_table(path)
     assert table.schema.remove_metadata() == SCHEMA
     names = ("method", "variant", "varied", "number", "measure")
-    rows = [row for row in table.to_pylist() if row["setting"] == setting]
+    rows = [row for row in table.to_pylist() if row["setting"] == setting and row["task"] == task]
     return {tuple(row[name] for name in names): row for row in rows}
 
 
@@ -171,13 +177,16 @@ def test_without_subset_runs_nothing_is_beyond_the_own_runs(tmp_path: Path) -> N
 def test_all_groups_stand_in_one_table(spec: dict[str, Any], judged: Path, rows: Rows, tmp_path: Path) -> None:
     assert rows
     path = judged / "simulators.parquet"
-    judge_simulators({"refits": [str(path), str(path)], "judging": {"folds": 3}}, tmp_path / "all.parquet")
+    curves = [str(judged / "unseen_curves.parquet")]
+    files = {"refits": [str(path), str(path)], "curves": curves, "judging": {"folds": 3}}
+    judge_simulators(files, tmp_path / "all.parquet", tmp_path / "curves.parquet")
     assert read_provenance(tmp_path / "all.parquet")["simulators"] == {"folds": 3}
     assert pq.read_table(tmp_path / "all.parquet").to_pylist() == 2 * pq.read_table(path).to_pylist()
 
 
 def test_no_groups_give_an_empty_table(tmp_path: Path) -> None:
-    judge_simulators({"refits": [], "judging": {}}, tmp_path / "all.parquet")
+    empty = {"refits": [], "curves": [], "judging": {}}
+    judge_simulators(empty, tmp_path / "all.parquet", tmp_path / "curves.parquet")
     assert pq.read_table(tmp_path / "all.parquet").schema.remove_metadata() == SCHEMA
 
 
@@ -264,8 +273,153 @@ def test_unseen_training_examples_are_judged_against_the_mean_curve(
     assert found["mean_curve", "whole", "", 0, "all_steps_mse"]["value"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_scores_of_tasks_and_their_averages(rows: Rows, spec: dict[str, Any], judged: Path) -> None:
+    by_task = [judge(spec, judged, task=task) for task in ("b_task", "a_task")]
+    assert not any(key[2] for found in by_task for key in found)  # nothing is varied
+    for key, row in rows.items():
+        if not key[2]:
+            parts = [found[key] for found in by_task]
+            assert row["value"] == pytest.approx(np.mean([part["value"] for part in parts]))
+            assert {part["n_runs"] for part in parts} == {2}
+    group = spec | FILES
+    fit, held_out = (load_group(chosen_runs(group, split)).dynamics.values for split in ("fit", "held_out"))
+    errors = np.abs(fit.mean(axis=0) - held_out)[:, 1:, :3]
+    row = by_task[0]["mean_curve", "whole", "", 0, "all_steps_mae"]
+    assert row["value"] == pytest.approx(errors.mean())
+    assert row["std_over_trajectories"] == pytest.approx(errors.mean(axis=1).std())
+    final = [spearmanr(fit.mean(axis=0)[-1, :3], values[-1, :3])[0] for values in held_out]
+    row = by_task[0]["mean_curve", "whole", "", 0, "final_step_spearman"]
+    assert (row["value"], row["std_over_runs"]) == (pytest.approx(np.mean(final)), pytest.approx(np.std(final)))
+
+
+def test_curves_of_unseen_tests_are_those_of_fits_without_them(spec: dict[str, Any], judged: Path, rows: Rows) -> None:
+    path = judged / "unseen_curves.parquet"
+    shown = list_curves(path)
+    assert [(run.setting, run.run_id) for run in shown] == [("unseen_both", "g-06"), ("unseen_test", "g-04")]
+    for run, split in zip(shown, ("unseen", "held_out"), strict=True):
+        simulated, curves, truth = on_unseen_tests(spec, split)
+        found = read_curves(path, [run])[run]
+        assert list(zip(found.tasks, found.examples, strict=True)) == [
+            *(("a_task", i) for i in range(2)), *(("b_task", i) for i in range(3)),
+        ]  # fmt: skip
+        expected = {"measured": truth, "gradient_response": simulated, "predicted_curve": curves,
+                    "persistence": np.broadcast_to(truth[:, :1], truth.shape)}  # fmt: skip
+        assert found.methods == sorted(expected)
+        for method, values in expected.items():
+            first = 0 if method == "measured" else 1
+            np.testing.assert_allclose(found.of(method)[0, first:], values[0, first:, [3, 4, 0, 1, 2]].T, rtol=1e-5)
+
+
+def test_simulators_of_a_mixture_on_runs_of_one_task(tmp_path: Path) -> None:
+    """Folds and slices of the task's tests by hand."""
+    spec = make_spec(tmp_path)
+    bilinear = METHOD_SETTINGS["gptfluence"] | {"order": 1}
+    method = FILES | {"settings": bilinear, "features": spec["features"]}
+    summed = method | {"settings": bilinear | {"aggregation": "sum"}}
+    (tmp_path / "other").mkdir()
+    other = write_group(tmp_path / "other", seed=3, splits=("fit", "fit", "held_out", "unseen"))
+    kept = chosen_runs(other, "fit", "held_out", "unseen")["runs"]
+    spec["elsewhere"] = {
+        "groups": [{"group": "other", "task": "a_task", "runs": kept}],
+        "methods": {"gptfluence": method | {"variants": {"batch_sum": summed}}},
+    }
+    spec["methods"], spec["unseen_tests"] = {}, {}
+    fitted = load_group(chosen_runs(spec, "fit", "validate") | FILES | {"features": method["features"]})
+    for setting, split in (("seen", "held_out"), ("unseen_train", "unseen")):
+        there = load_group(chosen_runs(other, split) | FILES)
+        truth = there.dynamics.values
+        curve = load_group(chosen_runs(other, "fit") | FILES).dynamics.values.mean(axis=0)
+        for variant, settings in (("whole", bilinear), ("batch_sum", summed["settings"])):
+            simulated = {name: np.empty_like(truth) for name in ("seen", "unseen")}
+            simulator = make_method("gptfluence", settings)
+            simulator.fit(fitted.dynamics, fitted.curricula, fitted.features)
+            simulated["seen"] = simulator.simulate(there.curricula, truth[:, :1])
+            for known, hidden in FOLDS:
+                simulator = make_method("gptfluence", settings)
+                dynamics = replace(fitted.dynamics, values=fitted.dynamics.values[..., known])
+                simulator.fit(dynamics, fitted.curricula, fitted.features.of_tests(known))
+                others = simulator.transfer(fitted.features.of_tests(hidden), truth[0, 0, hidden])
+                simulated["unseen"][..., hidden] = others.simulate(there.curricula, truth[:, :1, hidden])
+            names = {"seen": setting, "unseen": {"seen": "unseen_test", "unseen_train": "unseen_both"}[setting]}
+            for tests, name in names.items():
+                found = judge(spec, tmp_path, f"elsewhere_{name}", "a_task")
+                error = ((simulated[tests] - truth)[:, 1:, 3:] ** 2).mean()
+                assert found["gptfluence", variant, "", 0, "all_steps_mse"]["value"] == pytest.approx(error, rel=1e-6)
+                reference = ((curve - truth)[:, 1:, 3:] ** 2).mean()
+                skill = found["gptfluence", variant, "", 0, "skill"]["value"]
+                assert skill == pytest.approx(1 - error / reference, rel=1e-5)
+                own = found["mean_curve", "whole", "", 0, "all_steps_mse"]["value"]
+                assert own == pytest.approx(reference, rel=1e-6)
+    assert judge(spec, tmp_path, "elsewhere_seen") == {}  # no averages over tasks
+
+
 def test_a_method_that_needs_runs_of_a_test_is_named(tmp_path: Path) -> None:
     spec = make_spec(tmp_path)
     spec["unseen_tests"]["mean_curve"] = FILES | {"settings": {"kind": "mean_curve"}, "learning": False}
     with pytest.raises(UserError, match="mean_curve: cannot simulate tests that it was not fitted on"):
         judge(spec, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- schedules
+
+POOLED = ("fit", "fit", "validate", "held_out", "held_out")
+OTHERS: dict[str, dict[str, Any]] = {"short": {"steps": 4}, "fast": {"learning_rate": 3e-2, "schedule": "constant"}}
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A group with runs under two other schedules, of other lengths, and the scores of it."""
+    folder = tmp_path_factory.mktemp("pooled")
+    spec = make_spec(folder, splits=SPLITS[:6])
+    runs = {}
+    for seed, (name, settings) in enumerate(OTHERS.items(), 1):
+        (folder / name).mkdir()
+        runs[name] = write_group(folder / name, seed=seed, splits=POOLED, **settings)["runs"]
+    response = FILES | {"settings": SETTINGS, "kernels": spec["kernels"]}
+    curve = FILES | {"settings": {"kind": "time_curve"}}
+    spec["schedules"] = {"runs": runs, "methods": {"time_curve": curve, "gradient_response": response}}
+    spec["methods"], spec["unseen_tests"] = {}, {}
+    judge(spec, folder, "schedule_seen")
+    return spec, folder
+
+
+def test_schedules_equal_pooled_fits_by_hand(pooled: tuple[dict[str, Any], Path]) -> None:
+    group, folder = pooled
+    plain = group | FILES
+    runs = {"own": group["runs"]} | group["schedules"]["runs"]
+
+    def of(name: str, *splits: str) -> Any:
+        return load_group(chosen_runs(plain | {"runs": runs[name]}, *splits))
+
+    parts = {name: of(name, "fit", "validate") for name in runs}
+    features = load_group(chosen_runs(group | {"features": None, "table": None}, "fit")).features
+    mse = []
+    for setting, name in (("schedule_seen", "short"), ("schedule_unseen", "short"), ("schedule_unseen", "fast")):
+        kept = [part for other, part in parts.items() if setting == "schedule_seen" or other != name]
+        simulator = make_pooled("mine", SETTINGS, parts["own"].curricula.rates[0])
+        simulator.fit_parts([Part(part.dynamics, part.curricula) for part in kept], features)
+        held_out = of(name, "held_out")
+        truth = held_out.dynamics.values
+        errors = (simulator.simulate(held_out.curricula, truth[:, :1]) - truth)[:, 1:] ** 2
+        own = parts[name].dynamics
+        curve = (own.values[~own.validate].mean(axis=0) - truth)[:, 1:] ** 2
+        of_tasks = [(errors[..., tests].mean(), curve[..., tests].mean()) for tests in (slice(0, 3), slice(3, 5))]
+        found = judge(group, folder, setting)
+        key = ("gradient_response", name, "", 0)
+        mse.append(found[*key, "all_steps_mse"]["value"])
+        assert mse[-1] == pytest.approx(np.mean([a for a, _ in of_tasks]), rel=1e-9)
+        assert found[*key, "skill"]["value"] == pytest.approx(np.mean([1 - a / b for a, b in of_tasks]), rel=1e-9)
+    assert len(set(mse)) == 3
+
+
+def test_each_schedule_and_the_mean_over_them_is_judged_by_every_method(pooled: tuple[dict[str, Any], Path]) -> None:
+    seen, unseen = (judge(*pooled, setting) for setting in ("schedule_seen", "schedule_unseen"))
+    methods = {"persistence", "mean_curve", "time_curve", "gradient_response"}
+    schedules = {"own", "short", "fast", "average"}
+    assert {key[:2] for key in seen} == {(method, schedule) for method in methods for schedule in schedules}
+    # Of a schedule that no fit has seen, the mean curve is not known.
+    assert {key[0] for key in unseen} == methods - {"mean_curve"}
+    for method in ("time_curve", "gradient_response"):
+        of = [unseen[method, name, "", 0, "skill"]["value"] for name in ("own", "short", "fast", "average")]
+        assert of[3] == pytest.approx(np.mean(of[:3]))
+    assert seen["mean_curve", "fast", "", 0, "skill"]["value"] == pytest.approx(0, abs=1e-9)

@@ -64,7 +64,7 @@ def with_loss(value: float):
 PROBLEMS = {
     "stale": ("shard", None, "hash3"),
     "step missing": ("shard", drop(lambda t: pc.equal(t["step"], 4)), "step 4"),
-    "last step missing": ("shard", drop(lambda t: pc.equal(t["step"], 8)), "7 steps, but"),
+    "last step missing": ("shard", drop(lambda t: pc.equal(t["step"], 8)), "steps 0 to 7, but"),
     "example missing": (
         "shard",
         drop(lambda t: pc.and_(pc.equal(t["step"], 2), pc.equal(t["example"], 2))),

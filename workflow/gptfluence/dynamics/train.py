@@ -1,7 +1,8 @@
 """Train GPTs on their curricula and record, at every step from 0 to T, their metrics on every test example.
 
-The trainer follows the paper (appendix A): AdamW, linear decay to zero without warm-up, fp32. As in the usual trainer,
-the loss of a batch is the mean over its target tokens, and biases and norms are not decayed.
+The trainer follows the paper (appendix A): AdamW, linear decay to zero without warm-up (unless a run has another
+schedule), fp32. As in the usual trainer, the loss of a batch is the mean over its target tokens, and biases and norms
+are not decayed.
 """
 
 from __future__ import annotations
@@ -192,7 +193,8 @@ class _Job:
         return self._spec["memory_gb"]
 
     def _provenance(self, run: dict[str, Any]) -> dict[str, Any]:
-        own = ("gang", "group", "split", "seed", "curriculum", "shard")  # where the run stands in the plan and on disk
+        # Where the run stands in the plan and on disk.
+        own = ("gang", "group", "split", "seed", "scheduled", "curriculum", "shard")
         return {
             "run": {key: value for key, value in run.items() if key not in own},
             "hash": run["hash"],

@@ -16,6 +16,7 @@ from gptfluence.dynamics.gangs import can_join
 from gptfluence.dynamics.generate import Sampling
 from gptfluence.dynamics.inputs import Inputs
 from gptfluence.dynamics.models import add_adapters, compile_layers, context_length, load_model, load_tokenizer
+from gptfluence.rates import Shape, rate_factor
 
 
 class Trainer:
@@ -67,16 +68,23 @@ class Trainer:
         steps, size = run["steps"] + 1, len(self.inputs.tests)
         return Training(
             model,
-            *make_optimizer(model, run["learning_rate"], run["steps"], self._spec["optimizer"]),
+            *make_optimizer(
+                model, run["learning_rate"], run["steps"], self._spec["optimizer"], run["schedule"], run["warmup"]
+            ),
             losses=np.empty((steps, size), np.float32),
             texts=np.full((2, steps, size), np.nan, np.float32),
         )
 
 
 def make_optimizer(
-    model: torch.nn.Module, learning_rate: float, steps: int, settings: dict[str, float]
+    model: torch.nn.Module,
+    learning_rate: float,
+    steps: int,
+    settings: dict[str, float],
+    schedule: Shape = "linear",
+    warmup: float = 0.0,
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW and a linear decay: update t of T (from 0) has the rate ``learning_rate * (1 - t / T)``."""
+    """Return AdamW and what its rate does: that of update t (from 0) is `learning_rate` times `rates.rate_factor`."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for _, p in trained if p.ndim >= 2]
     others = [p for _, p in trained if p.ndim < 2]
@@ -88,4 +96,4 @@ def make_optimizer(
         eps=settings["epsilon"],
         fused=True,
     )
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 - t / steps)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: rate_factor(t, steps, schedule, warmup))

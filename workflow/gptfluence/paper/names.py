@@ -12,6 +12,8 @@ SETTINGS = {
     "unseen_train": "unseen training examples",
     "unseen_test": "unseen tests",
     "unseen_both": "both unseen",
+    "schedule_seen": "fitted on",
+    "schedule_unseen": "not fitted on",
 }
 SCENARIOS = {"fine_tuning": "fine-tuning", "instruction_tuning": "instruction tuning"}
 METRICS = {"loss": "loss", "bleu": "BLEU", "rouge_l": "ROUGE-L"}
@@ -39,6 +41,7 @@ METHODS = {
     "global_ar1": "Global AR(1)",
     "mean_curve": "Mean curve",
     "predicted_curve": "Predicted mean curve",
+    "time_curve": "Mean curve in optimiser time",
     "tracin_cp": "TracIn-CP (checkpoints)",
     "tracin": "TracIn (every step)",
     "tracin_adamw": "TracIn (every step, AdamW's update)",

@@ -1,4 +1,4 @@
-"""Example trajectories for the figures: results/scores/curves.parquet, with one run of every group.
+"""Example trajectories for the figures: curves.parquet and unseen_curves.parquet of results/scores.
 
 One row group holds one run's trajectories of one metric, so that a reader of one model reads nothing else.
 """
@@ -6,7 +6,7 @@ One row group holds one run's trajectories of one metric, so that a reader of on
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ _WORD = pa.dictionary(pa.int32(), pa.string())
 _FLOATS = ("value", *HALF_WIDTHS)
 
 SCHEMA = pa.schema(
-    [(name, _WORD) for name in ("scenario", "model", "group", "metric", "run_id", "method", "task")]
+    [(name, _WORD) for name in ("scenario", "model", "group", "metric", "setting", "run_id", "method", "task")]
     + [("example", pa.int32()), ("step", pa.int32())]
     + [(name, pa.float32()) for name in _FLOATS]
 )
@@ -30,12 +30,17 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, order=True)
 class ExampleRun:
-    """Which run a row group shows, and its trajectories of which metric."""
+    """Which run a row group shows, its trajectories of which metric, and what was unseen to the fits.
+
+    Attributes:
+        setting: seen, unseen_train, unseen_test or unseen_both.
+    """
 
     scenario: str
     model: str
     group: str
     metric: str
+    setting: str
     run_id: str
 
 
@@ -85,7 +90,7 @@ def _row_groups(path: str | Path) -> dict[ExampleRun, list[int]]:
         raise UserError(f"{path}: holds no curves. Delete it and run snakemake again.")
     places = defaultdict(list)
     for number in range(metadata.num_row_groups):
-        columns = [metadata.row_group(number).column(place) for place in range(5)]
+        columns = [metadata.row_group(number).column(place) for place in range(len(fields(ExampleRun)))]
         places[ExampleRun(*(column.statistics.min for column in columns))].append(number)
     return dict(places)
 
@@ -103,7 +108,7 @@ def _table(run: ExampleRun, simulations: Simulations) -> pa.Table:
     for name, widths in simulations.half_widths.items():
         half_widths[:, simulations.methods.index(name)] = widths
     columns = [
-        *(_words(zeros, [word]) for word in (run.scenario, run.model, run.group, run.metric, run.run_id)),
+        *(_words(zeros, [word]) for word in astuple(run)),
         _words(method, simulations.methods),
         _words(task[test], tasks.tolist()),
         simulations.examples[test].astype(np.int32),

@@ -53,6 +53,16 @@ def resample_counts(runs: int, samples: int, seed: int | Sequence[int]) -> Array
     return np.bincount(cells.ravel(), minlength=samples * runs).reshape(samples, runs).astype(float)
 
 
+def whole_steps(measured: Array) -> NDArray[np.bool_]:
+    """Return which steps can be judged, [steps]: those that were measured of all runs and tests.
+
+    Gaps lie between measured steps. Where the last step is not whole, the values are wrong and no gap: all steps count,
+    so that nothing is said of them.
+    """
+    whole = np.isfinite(measured).all(axis=(0, 2))
+    return whole if whole[-1] else np.ones_like(whole)
+
+
 def all_steps_mse(predicted: Array, measured: Array, counts: Array) -> Score:
     """Return the mean squared error of a trajectory, averaged over runs and tests (unit: the metric's, squared)."""
     return _mean_error(np.square(_difference(predicted, measured)).mean(axis=1), counts)

@@ -50,7 +50,8 @@ def score_simulations(
         scores_output: Parquet, one row for each (scenario, model, task, metric, method, setting, measure). A row
             whose task is `average` is the unweighted mean over the tasks, where all of them have a value. Where runs
             are repeated, the method `scores.words.CEILING` is one that knows all but what is sampled.
-        curves_output: Parquet, the trajectories of each group's first held-out run (by name); see `scores.curves`.
+        curves_output: Parquet, the trajectories of each group's first held-out run and first unseen run (by name); see
+            `scores.curves`.
         metrics_output: JSON {scenario: {model: {metric: {method: {measure: average over tasks}}}}}, seen runs only.
         summary_output: CSV, the same numbers, a line for each (scenario, model, metric, method), named by these.
 
@@ -71,12 +72,10 @@ def score_simulations(
                 f"{file['path']}: does not hold the runs of {file['group']} (differing: {', '.join(odd[:3])}). "
                 "Delete it and run snakemake again."
             )
-        seen = [run for run in simulations.runs if group["runs"][run] == "seen"]
-        if seen:
-            shown = ExampleRun(group["scenario"], group["model"], file["group"], file["metric"], seen[0])
-            curves[shown] = simulations.single(seen[0])
         for setting in sorted(set(group["runs"].values())):
             members = [run for run in simulations.runs if group["runs"][run] == setting]
+            shown = ExampleRun(group["scenario"], group["model"], file["group"], file["metric"], setting, members[0])
+            curves[shown] = simulations.single(members[0])
             # Runs of one group share their draws over tasks, metrics and methods, so that those can be compared and
             # averaged; runs of different groups are independent.
             seed = [spec["bootstrap_seed"], int(digest([file["group"], setting]), 16)]
@@ -122,23 +121,30 @@ def _score_file(
         tests = simulations.tasks == task
         values = {m: simulations.of(m)[run][:, :, tests].astype(float) for m in simulations.methods}
         truth = values.pop(MEASURED)
-        if not np.isfinite(truth).all():
+        # Released runs have gaps: steps that one of the runs lacks are not judged.
+        judged = measures.whole_steps(truth)
+        if not judged.all():
+            LOG.info("%s: %s: %d of %d steps are not measured in all runs, not judged",
+                     file["path"], task, (~judged).sum(), len(judged))  # fmt: skip
+        if not np.isfinite(truth[:, judged]).all():
             LOG.warning("%s: measured values of %s are missing or not finite: no scores", file["path"], task)
         for method, predicted in values.items():
             first = start[method]
-            mean_curve = values["mean_curve"][:, first:] if start.get("mean_curve", first + 1) <= first else None
+            on = np.flatnonzero(judged)
+            on = on[on >= first]
+            mean_curve = values["mean_curve"][:, on] if start.get("mean_curve", first + 1) <= first else None
             if mean_curve is None:
                 LOG.warning("%s: %s: no mean curve on the steps of %s: no skill", file["path"], task, method)
             if not np.isfinite(predicted[:, first:]).all():
                 LOG.warning("%s: %s: %s is not finite everywhere: no scores", file["path"], task, method)
-            p, m = predicted[:, first:], truth[:, first:]
+            p, m = predicted[:, on], truth[:, on]
             found = {name: getattr(measures, name)(p, m, counts) for name in MEASURES if name != "skill"}
             if mean_curve is None:
                 found["skill"] = Score(None, np.full(len(counts), np.nan), len(members))
             else:
                 found["skill"] = measures.skill(p, m, mean_curve, counts)
             for level, half_widths in zip(COVERAGES, simulations.half_widths.get(method, ()), strict=False):
-                found[level] = measures.coverage(p, m, half_widths[run][:, first:][:, :, tests].astype(float), counts)
+                found[level] = measures.coverage(p, m, half_widths[run][:, on][:, :, tests].astype(float), counts)
             scores |= {(str(task), method, name): score for name, score in found.items()}
     return scores
 

@@ -1,4 +1,5 @@
-"""Judge what simulators owe to what: results/refits, and all of it in results/scores/simulators.parquet.
+"""Judge what simulators owe to what: results/refits; all of it in simulators.parquet and unseen_curves.parquet of
+results/scores.
 
 Methods are fitted again and judged on the held-out runs
 
@@ -8,12 +9,17 @@ Methods are fitted again and judged on the held-out runs
 - on fitting runs that are measured at every k-th step alone, with straight lines between;
 - on few tests of each task, judged on tests that no fit has read;
 - on unseen data: training examples of a pool that no fitting run drew from, tests that no fit has read (a share of each
-  task's at a time), or both.
+  task's at a time), or both;
+- under other schedules (learning rates, batches, what the rate does over a run): one fit on the runs of all, or of all
+  but the one that is judged;
+- on runs of the same model in the other scenario, which are shorter or longer and have other batches, prompts and
+  learning rates: simulators of a mixture on runs of single tasks (paper, Table 12).
 
 Skill is against the mean curve of all of the group's fitting runs, however many a method is fitted on, so that the mean
 curve of few runs has a negative one. Of a test that no fit has read the mean curve is not known: there skill is against
-its `predicted_curve`. Every value is the unweighted mean over test tasks and draws; intervals: bootstrap
-over the judged runs, with the same draws for all methods of a group.
+its `predicted_curve`. Under a schedule, seen or not, and in the other scenario it is against the mean curve of that
+one's own fitting runs. Values are of each test task, and unweighted means over them; and means over draws. Intervals:
+bootstrap over the judged runs, with the same draws for all methods of a group.
 """
 
 from __future__ import annotations
@@ -32,24 +38,48 @@ from scipy.interpolate import make_interp_spline
 from gptfluence.errors import UserError
 from gptfluence.io import digest, read_parquet, write_parquet
 from gptfluence.scores import measures
+from gptfluence.scores.curves import ExampleRun, list_curves, read_curves, write_curves
 from gptfluence.scores.measures import Score, resample_counts
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
+from gptfluence.scores.simulations import Simulations
+from gptfluence.scores.words import ELSEWHERE
+from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Part, Simulator
 from gptfluence.simulators.data import GroupData, load_group, read_features
-from gptfluence.simulators.registry import make_method
-from gptfluence.words import CHOSEN_RUNS, COVERAGES, INTERVAL, PREDICTED_CURVE, RUNS, TESTS, WHOLE
+from gptfluence.simulators.registry import make_method, make_pooled
+from gptfluence.words import (
+    AVERAGE,
+    CHOSEN_RUNS,
+    COVERAGES,
+    INTERVAL,
+    MEASURED,
+    OWN,
+    PREDICTED_CURVE,
+    RUNS,
+    SCHEDULE_SEEN,
+    SCHEDULE_UNSEEN,
+    TESTS,
+    WHOLE,
+)
 
 log = logging.getLogger("gptfluence")
 
-MEASURES = ("all_steps_mse", "skill", "across_run_correlation")
+MEASURES = ("all_steps_mse", "all_steps_mae", "final_step_spearman", "skill", "across_run_correlation")
+
+_KEYS = ("group", "scenario", "model", "metric", "setting", "method", "variant", "varied", "number", "task", "measure")
 
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("group", "scenario", "model", "metric", "setting", "method", "variant", "varied")]
-    + [("number", pa.int32()), ("measure", pa.string())]
-    + [(name, pa.float64()) for name in ("value", "low", "high")]
-    + [("n", pa.int32())]
+    [(name, pa.int32() if name == "number" else pa.string()) for name in _KEYS]
+    + [(name, pa.float64()) for name in ("value", "low", "high", "std_over_trajectories", "std_over_runs")]
+    + [(name, pa.int32()) for name in ("n", "n_runs")]
 )
-"""setting: seen, unseen_train, unseen_test or unseen_both; variant: `words.WHOLE`, or a variant's name; varied: one of
-`words.VARIED`, else empty, and number: how many; n: of how many draws the value is a mean."""
+"""setting: seen, unseen_train, unseen_test or unseen_both, the same behind `scores.words.ELSEWHERE` where simulators of
+this group are judged on runs of the other scenario, or of schedules `words.SCHEDULE_SEEN` or `SCHEDULE_UNSEEN`;
+variant: `words.WHOLE`, a variant's name, or of schedules which one, `words.OWN`, or `words.AVERAGE` over them; varied:
+one of `words.VARIED`, else empty, and number: how many; task: where nothing is varied also each of them, else
+`words.AVERAGE`; std: of values that are no mean over draws or tasks; n: of how many draws the value is a mean; n_runs:
+how many runs it is judged on."""
+
+_Scores = dict[tuple[str, str], Score]
+"""By task and measure."""
 
 
 class _Judge(NamedTuple):
@@ -57,77 +87,111 @@ class _Judge(NamedTuple):
 
     Attributes:
         runs: held-out or unseen ones.
-        reference: [steps + 1, tests], the mean curve or a predicted one.
+        reference: [steps + 1, tests], the mean curve or a predicted one; None: there is none, and no skill.
         counts: see `resample_counts`.
     """
 
     runs: GroupData
-    reference: Array
+    reference: Array | None
     counts: Array
 
-    def score(self, simulated: Array, half_widths: Array | None, start: int = 1) -> dict[str, Score]:
-        """Score simulations of the runs: the mean over test tasks.
+    def score(self, simulated: Array, half_widths: Array | None, start: int = 1) -> _Scores:
+        """Score simulations of the runs: on each test task, and the mean over them.
 
         Args:
             simulated: [runs, steps + 1, tests].
             half_widths: [levels, runs, steps + 1, tests], if there are intervals.
             start: how many first steps were given and do not count.
         """
-        measured = self.runs.dynamics.values[:, start:]
-        reference = np.broadcast_to(self.reference[start:], measured.shape)
         ends = np.cumsum(self.runs.sizes)
         levels = COVERAGES if half_widths is not None else ()
-        found: dict[str, list[Score]] = {measure: [] for measure in (*MEASURES, *levels)}
-        for end, size in zip(ends, self.runs.sizes, strict=True):
+        judged = [measure for measure in MEASURES if measure != "skill" or self.reference is not None]
+        found: _Scores = {}
+        for task, end, size in zip(self.runs.tasks, ends, self.runs.sizes, strict=True):
             tests = slice(end - size, end)
-            pair = simulated[:, start:, tests], measured[:, :, tests]
-            for measure in MEASURES:
-                against = [reference[:, :, tests]] if measure == "skill" else []
-                found[measure].append(getattr(measures, measure)(*pair, *against, self.counts))
+            measured = self.runs.truth[:, :, tests]
+            on = np.flatnonzero(measures.whole_steps(measured))  # released runs have gaps
+            on = on[on >= start]
+            measured = measured[:, on]
+            pair = simulated[:, :, tests][:, on], measured
+            for measure in judged:
+                against = []
+                if measure == "skill":
+                    against = [np.broadcast_to(self.reference[on, tests], measured.shape)]
+                found[task, measure] = getattr(measures, measure)(*pair, *against, self.counts)
             for level, widths in zip(levels, half_widths if half_widths is not None else (), strict=True):
-                found[level].append(measures.coverage(*pair, widths[:, start:, tests], self.counts))
-        return {measure: measures.average(scores, len(measured)) for measure, scores in found.items()}
+                found[task, level] = measures.coverage(*pair, widths[:, on][:, :, tests], self.counts)
+        runs = len(self.runs.dynamics.values)
+        averages = {
+            (AVERAGE, measure): measures.average([found[task, measure] for task in self.runs.tasks], runs)
+            for measure in (*judged, *levels)
+        }
+        return found | averages
 
 
-def judge_simulators(spec: dict[str, Any], output: Path) -> None:
-    """Put what `refit_simulators` made of every group and metric into one file.
+def judge_simulators(spec: dict[str, Any], output: Path, curves_output: Path) -> None:
+    """Put what `refit_simulators` made of every group and metric into one file, and its curves into another.
 
     Args:
-        spec: refits: their paths; judging: what all of them were judged with, see there.
-        output: Parquet.
+        spec: refits and curves: the paths; judging: what all of them were judged with, see `refit_simulators`.
+        output: Parquet, see `SCHEMA`.
+        curves_output: Parquet, see `scores.curves`.
 
     Raises:
         UserError: a file is missing or damaged.
     """
     tables = [read_parquet(path, SCHEMA.names).cast(SCHEMA) for path in spec["refits"]]
     write_parquet(output, pa.concat_tables([SCHEMA.empty_table(), *tables]), {"simulators": spec["judging"]})
+    curves: dict[ExampleRun, Simulations] = {}
+    for path in spec["curves"]:
+        curves |= read_curves(path, list_curves(path))
+    write_curves(curves_output, curves)
 
 
-def refit_simulators(spec: dict[str, Any], output: Path) -> None:
+def refit_simulators(spec: dict[str, Any], output: Path, curves_output: Path) -> None:
     """Fit and judge, of one group and metric, variants, methods on fewer and more runs, and methods on unseen tests.
 
     Args:
         spec: as `load_group` reads it, with runs of split fit, validate, held_out and (where there are any) unseen and
             subset, and methods {method: {settings, features, table, kernels (as `fit_simulator` gets them), variants
             ({name: the same}), learning (bool)}}, and unseen_tests (the same but for variants: what is judged on unseen
-            tests, among it `words.PREDICTED_CURVE`); and judging: runs (numbers of fitting runs), draws (of each),
-            seed, intervals (of steps), tests (numbers of tests of each task), folds (in how many parts tests are
-            unseen; if a task has fewer tests: one at a time), bootstrap_samples, bootstrap_seed, confidence.
-        output: Parquet.
+            tests, among it `words.PREDICTED_CURVE`); schedules: {} or runs ({schedule: runs of split fit, validate and
+            held_out}) and methods (as there); elsewhere (methods: the same but for learning; groups: group, task and
+            runs, each of a group of the same model in the other scenario; both empty where there are none); and
+            judging: runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of
+            tests of each task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),
+            bootstrap_samples, bootstrap_seed, confidence.
+        output: Parquet, see `SCHEMA`.
+        curves_output: Parquet, trajectories of unseen tests on the first held-out and the first unseen run; see
+            `scores.curves`.
 
     Raises:
         UserError: a file is missing, damaged or of another plan.
     """
-    rows = []
-    where = [spec[name] for name in ("group", "scenario", "model", "metric")]
-    for key, found in _judge_group(spec, spec["judging"]).items():
-        for measure in found[0]:
-            score = measures.average([scores[measure] for scores in found], found[0][measure].n_runs)
-            low, high = score.interval(spec["judging"]["confidence"])
-            values = (*where, *key, measure, score.value, low, high, len(found))
-            rows.append(dict(zip(SCHEMA.names, values, strict=True)))
-    rows.sort(key=lambda row: [row[name] for name in SCHEMA.names[:10]])
+    scores, curves = _judge_group(spec, spec["judging"])
+    rows = _rows(spec, scores, spec["judging"]["confidence"])
+    rows.sort(key=lambda row: [row[name] for name in _KEYS])
     write_parquet(output, pa.Table.from_pylist(rows, SCHEMA), {"judging": spec["judging"]})
+    write_curves(curves_output, curves)
+
+
+def _rows(group: dict[str, Any], scores: dict[Key, list[_Scores]], confidence: float) -> list[dict[str, Any]]:
+    """Return the rows of a group's scores, means over draws."""
+    rows = []
+    where = {name: group[name] for name in ("group", "scenario", "model", "metric")}
+    for key, found in scores.items():
+        for (task, measure), first in found[0].items():
+            if key.varied and task != AVERAGE:
+                continue
+            drawn = [each[task, measure] for each in found]
+            score = first if len(found) == 1 else measures.average(drawn, first.n_runs)
+            low, high = score.interval(confidence)
+            rows.append(where | key._asdict() | {
+                "task": task, "measure": measure, "value": score.value, "low": low, "high": high, "n": len(found),
+                "n_runs": score.n_runs, "std_over_trajectories": score.std_over_trajectories,
+                "std_over_runs": score.std_over_runs,
+            })  # fmt: skip
+    return rows
 
 
 class Key(NamedTuple):
@@ -140,8 +204,10 @@ class Key(NamedTuple):
     number: int = 0
 
 
-def _judge_group(group: dict[str, Any], settings: dict[str, Any]) -> dict[Key, list[dict[str, Score]]]:
-    """Return the scores of every fit, those of equal numbers of random runs together."""
+def _judge_group(
+    group: dict[str, Any], settings: dict[str, Any]
+) -> tuple[dict[Key, list[_Scores]], dict[ExampleRun, Simulations]]:
+    """Return the scores of every fit, those of equal numbers of random runs together; and curves of unseen tests."""
     splits = {run["split"] for run in group["runs"]}
     fitted = _load(group, "fit", "validate")
     more = _load(group, "subset") if "subset" in splits else None
@@ -151,7 +217,8 @@ def _judge_group(group: dict[str, Any], settings: dict[str, Any]) -> dict[Key, l
         if split in splits:
             runs, seed = _load(group, split), [settings["bootstrap_seed"], int(digest([group["group"], setting]), 16)]
             judges[setting] = _Judge(runs, curve, resample_counts(len(runs.runs), settings["bootstrap_samples"], seed))
-    scores: dict[Key, list[dict[str, Score]]] = {}
+    scores: dict[Key, list[_Scores]] = {}
+    curves: dict[ExampleRun, Simulations] = {}
     for name, method in group["methods"].items():
         for variant, taken in {**method["variants"], WHOLE: method}.items():
             features = _read_features(group, taken)
@@ -170,8 +237,54 @@ def _judge_group(group: dict[str, Any], settings: dict[str, Any]) -> dict[Key, l
                 simulator.fit(dynamics, curricula, features)
                 scores.setdefault(key, []).append(_score(simulator, judges["seen"]))
     if min(fitted.sizes) > 1:
-        scores |= _judge_unseen_tests(group, settings, fitted, judges)
-    return scores
+        unseen, curves = _judge_unseen_tests(group, settings, fitted, judges)
+        scores |= unseen
+    if group["schedules"]:
+        scores |= _judge_schedules(group, settings, fitted, judges["seen"])
+    return scores | _judge_elsewhere(group, settings, fitted), curves
+
+
+def _judge_schedules(
+    group: dict[str, Any], settings: dict[str, Any], fitted: GroupData, own: _Judge
+) -> dict[Key, list[_Scores]]:
+    """Return the scores of fits on the runs of all schedules, and of all but that of the runs they are judged on."""
+    parts = {OWN: Part(fitted.dynamics, fitted.curricula)}
+    judges = {OWN: own}
+    for schedule, runs in group["schedules"]["runs"].items():
+        known, held_out = (_load(group | {"runs": runs}, *splits) for splits in (("fit", "validate"), ("held_out",)))
+        parts[schedule] = Part(known.dynamics, known.curricula)
+        curve = known.dynamics.values[~known.dynamics.validate].mean(axis=0)
+        seed = [settings["bootstrap_seed"], int(digest([group["group"], schedule]), 16)]
+        counts = resample_counts(len(held_out.runs), settings["bootstrap_samples"], seed)
+        judges[schedule] = _Judge(held_out, curve, counts)
+    found: dict[Key, list[_Scores]] = {}
+    for name, method in group["schedules"]["methods"].items():
+        features = _read_features(group, method)
+        for setting, left_out in [(SCHEDULE_SEEN, None), *((SCHEDULE_UNSEEN, schedule) for schedule in parts)]:
+            simulator = make_pooled(name, method["settings"], fitted.curricula.rates[0])
+            simulator.fit_parts([part for schedule, part in parts.items() if schedule != left_out], features)
+            for schedule in parts if left_out is None else (left_out,):
+                found[Key(setting, name, schedule)] = [_score(simulator, judges[schedule])]
+        log.info("%s: %s judged under %d schedules", group["group"], name, len(parts))
+    for schedule, judge in judges.items():
+        measured = judge.runs.dynamics.values
+        found[Key(SCHEDULE_SEEN, "mean_curve", schedule)] = [
+            judge.score(np.broadcast_to(judge.reference, measured.shape), None)
+        ]
+        for setting in (SCHEDULE_SEEN, SCHEDULE_UNSEEN):
+            stays = np.repeat(measured[:, :1], measured.shape[1], axis=1)
+            found[Key(setting, "persistence", schedule)] = [judge.score(stays, None)]
+    for setting, name in {(key.setting, key.method) for key in found}:
+        of_schedules = [found[Key(setting, name, schedule)][0] for schedule in parts]
+        found[Key(setting, name, AVERAGE)] = [_average(of_schedules)]
+    return found
+
+
+def _average(schedules: list[_Scores]) -> _Scores:
+    """Return the means over schedules, which share no run, of the averages over tasks that all of them have."""
+    runs = sum(next(iter(scores.values())).n_runs for scores in schedules)
+    keys = [(AVERAGE, measure) for measure in MEASURES]
+    return {key: measures.average([scores[key] for scores in schedules], runs) for key in keys}
 
 
 UNSEEN_TESTS = {"seen": "unseen_test", "unseen_train": "unseen_both"}
@@ -180,18 +293,20 @@ UNSEEN_TESTS = {"seen": "unseen_test", "unseen_train": "unseen_both"}
 
 def _judge_unseen_tests(
     group: dict[str, Any], settings: dict[str, Any], fitted: GroupData, judges: dict[str, _Judge]
-) -> dict[Key, list[dict[str, Score]]]:
-    """Return the scores of methods that know nothing of the tests that they are judged on.
+) -> tuple[dict[Key, list[_Scores]], dict[ExampleRun, Simulations]]:
+    """Return the scores of methods that know nothing of the tests that they are judged on, and curves of first runs.
 
     Every test is in one of the folds, and simulated by fits on tests of the other folds: on all, or on some at random.
     """
-    place = np.concatenate([np.arange(size) for size in fitted.sizes])
-    fold = place % settings["folds"]
+    fold = _folds(fitted.sizes, settings["folds"])
     # A test's rank among those of its task and of other folds, at random: the first n are known.
     ranks = {number: _ranks(fold != number, fitted.sizes, [settings["seed"], number]) for number in np.unique(fold)}
     most = min(int((fold[:size] != number).sum()) for number in ranks for size in fitted.sizes)
     numbers = [number for number in settings["tests"] if number <= most]
-    found: dict[Key, list[dict[str, Score]]] = {}
+    found: dict[Key, list[_Scores]] = {}
+    shown: dict[str, dict[str, tuple[Array, Array | None, int]]] = {setting: {} for setting in judges}
+    if PREDICTED_CURVE not in group["unseen_tests"]:  # it takes gradients
+        judges = {setting: judge._replace(reference=None) for setting, judge in judges.items()}
     # What the others' skill is over comes first.
     for name, method in sorted(group["unseen_tests"].items(), key=lambda item: item[0] != PREDICTED_CURVE):
         features = _read_features(group, method)
@@ -216,9 +331,108 @@ def _judge_unseen_tests(
                 judges = {setting: judge._replace(reference=simulated[setting][0]) for setting, judge in judges.items()}
             for setting, judge in judges.items():
                 varied = (TESTS, tests) if tests is not None else ()
-                scores = judge.score(simulated[setting], _by_test(widths[setting], fold), other.start)
+                by_test = _by_test(widths[setting], fold)
+                scores = judge.score(simulated[setting], by_test, other.start)
                 found[Key(UNSEEN_TESTS[setting], name, WHOLE, *varied)] = [scores]
+                if tests is None:
+                    first = None if by_test is None else by_test[:, :1]
+                    shown[setting][name] = simulated[setting][:1], first, other.start
+    curves = {}
+    for setting, judge in judges.items():
+        where = (group["scenario"], group["model"], group["group"], group["metric"], UNSEEN_TESTS[setting])
+        curves[ExampleRun(*where, judge.runs.runs[0])] = _first_run(judge.runs, shown[setting])
+    return found, curves
+
+
+def _first_run(runs: GroupData, simulated: dict[str, tuple[Array, Array | None, int]]) -> Simulations:
+    """Return what was measured and simulated of the first run.
+
+    Args:
+        runs: as they were measured.
+        simulated: by method, [1, steps + 1, tests]; half widths, [levels, 1, steps + 1, tests]; the first step that was
+            predicted.
+    """
+    tasks = np.repeat(runs.tasks, runs.sizes)
+    examples = np.concatenate([np.arange(size) for size in runs.sizes])
+    order = np.lexsort((examples, tasks))
+    measured = {MEASURED: (runs.dynamics.values[:1], None, 0)}
+    methods = dict(sorted((measured | simulated).items()))
+    values = np.stack([of_runs[..., order] for of_runs, _, _ in methods.values()]).astype(np.float32)
+    for place, (_, _, start) in enumerate(methods.values()):
+        values[place, :, :start] = np.nan  # given
+    half_widths = {name: widths[..., order].astype(np.float32) for name, (_, widths, _) in methods.items()
+                   if widths is not None}  # fmt: skip
+    starts = [start for _, _, start in methods.values()]
+    return Simulations(list(methods), [runs.runs[0]], tasks[order], examples[order], values, starts, half_widths)
+
+
+def _judge_elsewhere(group: dict[str, Any], settings: dict[str, Any], fitted: GroupData) -> dict[Key, list[_Scores]]:
+    """Return the scores of a group's simulators on runs of the other scenario, by task.
+
+    They are given the curricula as they are, whatever the number of steps and the batch. Training examples that the
+    fitting runs drew from are seen, and so are tests but in fits on the tests of other folds.
+    """
+    found: dict[Key, list[_Scores]] = {}
+    judges: list[tuple[str, _Judge]] = []
+    for other in group["elsewhere"]["groups"]:
+        there = group | {"runs": other["runs"], "test_tasks": [other["task"]]}
+        curve = _load(there, "fit").dynamics.values.mean(axis=0)
+        splits = {run["split"] for run in other["runs"]}
+        for setting, split in {"seen": "held_out", "unseen_train": "unseen"}.items():
+            if split in splits:
+                runs, seed = (
+                    _load(there, split),
+                    [settings["bootstrap_seed"], int(digest([other["group"], setting]), 16)],
+                )
+                counts = resample_counts(len(runs.runs), settings["bootstrap_samples"], seed)
+                judges.append((setting, _Judge(runs, curve, counts)))
+
+    def add(setting: str, name: str, variant: str, scores: _Scores) -> None:
+        (kept,) = found.setdefault(Key(f"{ELSEWHERE}{setting}", name, variant), [{}])
+        kept.update({key: score for key, score in scores.items() if key[0] != AVERAGE})
+
+    for setting, judge in judges:
+        simulated = np.repeat(judge.reference[None], len(judge.runs.runs), axis=0)
+        for known in (setting, UNSEEN_TESTS[setting]):
+            add(known, "mean_curve", WHOLE, judge.score(simulated, None))
+    fold = _folds(fitted.sizes, settings["folds"])
+    nothing = np.zeros(len(fold), bool)
+    variants = [(name, variant, taken) for name, method in group["elsewhere"]["methods"].items()
+                for variant, taken in {WHOLE: method, **method["variants"]}.items()]  # fmt: skip
+    for name, variant, taken in variants if judges else ():
+        features = _read_features(group, taken)
+        # All tests known; then those of each fold hidden.
+        for masks in [nothing], [fold == number for number in np.unique(fold)]:
+            simulated = [np.empty((*judge.runs.dynamics.values.shape[:2], len(fold))) for _, judge in judges]
+            for hidden in masks:
+                simulator = make_method(name, taken["settings"])
+                dynamics = Dynamics(fitted.dynamics.values[:, :, ~hidden], fitted.dynamics.validate)
+                simulator.fit(dynamics, fitted.curricula, features.of_tests(~hidden))
+                tests = hidden if hidden.any() else ~hidden
+                if hidden.any():
+                    simulator = simulator.transfer(features.of_tests(hidden), fitted.dynamics.values[0, 0, hidden])
+                assert simulator is not None
+                for values, (_, judge) in zip(simulated, judges, strict=True):
+                    given = np.zeros((len(values), simulator.start, len(fold)))
+                    given[:, :, _columns(fitted, judge)] = judge.runs.dynamics.values[:, : simulator.start]
+                    values[:, :, tests] = simulator.simulate(judge.runs.curricula, given[:, :, tests])
+            for values, (setting, judge) in zip(simulated, judges, strict=True):
+                known = setting if masks[0] is nothing else UNSEEN_TESTS[setting]
+                add(known, name, variant, judge.score(values[:, :, _columns(fitted, judge)], None, simulator.start))
     return found
+
+
+def _columns(fitted: GroupData, judge: _Judge) -> slice:
+    """Return which of a group's tests are those of the one task that is judged."""
+    (task,) = judge.runs.tasks
+    place = fitted.tasks.index(task)
+    first = sum(fitted.sizes[:place])
+    return slice(first, first + fitted.sizes[place])
+
+
+def _folds(sizes: tuple[int, ...], folds: int) -> NDArray[np.int64]:
+    """Return in which part each test is, [tests]: those of each task in turn."""
+    return np.concatenate([np.arange(size) for size in sizes]) % folds
 
 
 def _ranks(kept: NDArray[np.bool_], sizes: tuple[int, ...], seed: list[int]) -> NDArray[np.int64]:
@@ -245,7 +459,7 @@ def _load(group: dict[str, Any], *splits: str) -> GroupData:
     return load_group(group | {"runs": runs, "features": None, "table": None, "kernels": None})
 
 
-def _score(simulator: Simulator, judge: _Judge) -> dict[str, Score]:
+def _score(simulator: Simulator, judge: _Judge) -> _Scores:
     first_values = judge.runs.dynamics.values[:, : simulator.start]
     curricula = judge.runs.curricula
     simulated = simulator.simulate(curricula, first_values)

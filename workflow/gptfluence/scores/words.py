@@ -4,3 +4,6 @@ from __future__ import annotations
 
 CEILING = "ceiling"
 """What a simulator is called, in the column of methods, that knows all but the noise of sampled texts."""
+
+ELSEWHERE = "elsewhere_"
+"""Begins, in the column of settings, those where simulators of one scenario are judged on runs of the other."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,13 @@ class Curricula:
 def linear_decay(first: float, steps: int) -> Array:
     """Return the learning rate of each update, [steps], as runs are trained: it falls linearly, to 0 after the last."""
     return first * (1 - np.arange(steps) / steps)
+
+
+class Part(NamedTuple):
+    """Runs of one length and batch: all of a group, or those of one schedule."""
+
+    dynamics: Dynamics
+    curricula: Curricula
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ nuclear norm in place of the ridge; without any L2 they coincide.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from gptfluence.errors import UserError
 from gptfluence.simulators import adam
-from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Features, Simulator
+from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Features, Part, Simulator
 from gptfluence.simulators.rollout import (
     Aggregation,
     aggregate,
@@ -93,47 +93,59 @@ class Bilinear(Simulator):
         Raises:
             UserError: there are no features, no validation runs, or fewer steps than the order.
         """
-        dynamics.check(validation=True)
+        self.fit_parts([Part(dynamics, curricula)], features)
+
+    def fit_parts(self, parts: Sequence[Part], features: Features) -> None:
+        """Fit on runs of several schedules; see `fit`. What a step does does not depend on its learning rate.
+
+        Raises:
+            UserError: as `fit`.
+        """
+        for part in parts:
+            part.dynamics.check(validation=True)
         self.extent = UNBOUNDED
-        scale = metric_scale(dynamics)
-        fitting = ~dynamics.validate
-        values = dynamics.values[fitting] / scale
-        tests = values.shape[2]
-        lags = [lag.reshape(-1, tests) for lag in lagged(values, self.order, self.start)]
-        residual = values[:, self.start :].reshape(-1, tests)
+        scale = metric_scale(*(part.dynamics for part in parts))
+        fitted = [
+            (dynamics.values[~dynamics.validate] / scale, curricula.examples[~dynamics.validate])
+            for dynamics, curricula in parts
+        ]
+        tests = fitted[0][0].shape[2]
+        of_parts = [lagged(values, self.order, self.start) for values, _ in fitted]
+        lags = [np.concatenate([lag.reshape(-1, tests) for lag in lag_j]) for lag_j in zip(*of_parts, strict=True)]
+        residual = np.concatenate([values[:, self.start :].reshape(-1, tests) for values, _ in fitted])
         if self.shrink_to == "persistence":
             residual = residual - lags[0]
-        examples = curricula.examples[fitting]
-        train = unit_length(features.train, features.train[np.unique(examples)])
+        used = features.train[np.unique(np.concatenate([examples.ravel() for _, examples in fitted]))]
+        train = unit_length(features.train, used)
         test = unit_length(features.test, features.test)
-        steps = aggregate(train, examples, self.aggregation)[:, self.start - 1 :]
-        if not (steps.any() and test.any()):
+        batches = [aggregate(train, examples, self.aggregation)[:, self.start - 1 :] for _, examples in fitted]
+        if not (any(part.any() for part in batches) and test.any()):
             raise UserError("the bilinear simulator needs features of the examples; the fit was given none, or zeros")
-        steps = steps.reshape(-1, train.shape[1])
+        steps = np.concatenate([part.reshape(-1, train.shape[1]) for part in batches])
 
         if self.adam is not None:
             prior = 1.0 if self.shrink_to == "persistence" else 0.0
             self.train, self.test = train, test
-            self.train_basis = unit_length(np.eye(train.shape[1]), features.train[np.unique(examples)])
+            self.train_basis = unit_length(np.eye(train.shape[1]), used)
             self.test_basis = unit_length(np.eye(test.shape[1]), features.test)
             items = adam.Items(lags, residual + prior * lags[0], prior)
 
             def error(weights: adam.Weights) -> float:
                 self.matrices = weights["W"].astype(float) @ weights["U"].astype(float).swapaxes(1, 2)
                 self.matrices[-1] *= scale  # beta in the metric's unit
-                return validation_mse(self, dynamics, curricula)
+                return np.mean([validation_mse(self, *part) for part in parts])
 
             trained = adam.train(self.adam, self._draw, _factors(steps, test), items, error)
             self.chosen = trained.chosen
             error(trained.weights)
-            self.extent = extent_of(dynamics)
+            self.extent = extent_of(*(part.dynamics for part in parts))
             return
 
         # The ridge solution lies in the span of the features: fit in an orthonormal basis of each side's.
         _, weights, basis = _thin_svd(steps)
         _, _, test_basis = _thin_svd(test)
         self.train, self.test = train @ basis, test @ test_basis
-        self.train_basis = unit_length(basis, features.train[np.unique(examples)])
+        self.train_basis = unit_length(basis, used)
         self.test_basis = unit_length(test_basis, features.test)
         solver = _NormalEquations(steps @ basis, weights**2, self.test, [*lags, None], residual)
 
@@ -142,11 +154,11 @@ class Bilinear(Simulator):
             solved = solver.solve(strength)
             solved[-1] *= scale  # beta in the metric's unit
             self.matrices = solved
-            found = validation_mse(self, dynamics, curricula)
+            found = np.mean([validation_mse(self, *part) for part in parts])
             if best is None or found < lowest:
                 best, lowest, self.chosen = solved, found, {"strength": strength}
         assert best is not None
-        self.matrices, self.extent = best, extent_of(dynamics)
+        self.matrices, self.extent = best, extent_of(*(part.dynamics for part in parts))
 
     def _draw(self, generator: np.random.Generator) -> adam.Weights:
         """Draw W and U, [order + 1, width, width] each."""

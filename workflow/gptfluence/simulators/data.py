@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,8 @@ from gptfluence.attribution.kernel_file import read_kernel_file
 from gptfluence.attribution.table_file import read_table_file
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
-from gptfluence.simulators.base import Array, Attribution, Curricula, Dynamics, Features, Kernels, linear_decay
+from gptfluence.rates import rates_of
+from gptfluence.simulators.base import Array, Attribution, Curricula, Dynamics, Features, Kernels
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class GroupData:
     Attributes:
         runs: ids, in the order of the arrays' first axis.
         dynamics: the metric; test examples are those of `tasks`, one task after the other, in the order of
-        their ids.
+        their ids. Steps count from the first that is recorded: before the first update in our own runs, behind it in
+        released ones.
         curricula: rows count through the training tasks, each with its pool and then its unseen pool.
         features: of width 0 if the method needs none; with attribution scores and gradient kernels if the
         specification names their files.
         tasks: the test tasks.
         sizes: how many test examples each has.
+        measured: [runs, steps + 1, tests] of bool: where `dynamics` was measured and not filled in; None: everywhere.
     """
 
     runs: tuple[str, ...]
@@ -39,6 +42,13 @@ class GroupData:
     features: Features
     tasks: tuple[str, ...]
     sizes: tuple[int, ...]
+    measured: NDArray[np.bool_] | None = None
+
+    @property
+    def truth(self) -> Array:
+        """What was measured, [runs, steps + 1, tests]; nan elsewhere."""
+        values = self.dynamics.values
+        return values if self.measured is None else np.where(self.measured, values, np.nan)
 
 
 def load_group(spec: dict[str, Any]) -> GroupData:
@@ -49,18 +59,18 @@ def load_group(spec: dict[str, Any]) -> GroupData:
     """
     tasks = tuple(spec["test_tasks"])
     sizes = tuple(spec["test_sizes"][task] for task in tasks)
-    shards = [read_shard(run, spec["metric"], tasks, sizes) for run in spec["runs"]]
+    records = [_read_record(run, spec["metric"], tasks, sizes) for run in spec["runs"]]
     batches = [_read_curriculum(run, spec["train_tasks"], spec["train_size"]) for run in spec["runs"]]
     first = spec["runs"][0]["run_id"]
-    for run, values, batch in zip(spec["runs"], shards, batches, strict=True):
-        if len(values) != len(shards[0]):
+    for run, record, batch in zip(spec["runs"], records, batches, strict=True):
+        if (record.first, record.last) != (records[0].first, records[0].last):
             raise UserError(
-                f"{run['shard']}: {len(values) - 1} steps, but {first} has {len(shards[0]) - 1}; "
-                "the runs of a group need the same number"
+                f"{run['shard']}: steps {record.first} to {record.last}, but {first} has {records[0].first} to "
+                f"{records[0].last}; the runs of a group need the same"
             )
-        if len(batch) != len(values) - 1:
+        if len(batch) != record.last:
             raise UserError(
-                f"{run['curriculum']}: this curriculum has {len(batch)} steps, but {run['shard']} has {len(values) - 1}"
+                f"{run['curriculum']}: this curriculum has {len(batch)} steps, but {run['shard']} has {record.last}"
             )
         if batch.shape != batches[0].shape:
             raise UserError(
@@ -68,17 +78,29 @@ def load_group(spec: dict[str, Any]) -> GroupData:
                 f"{batches[0].shape[1]}; the runs of a group need the same batch"
             )
     validate = np.array([run["split"] == "validate" for run in spec["runs"]])
+    values = np.stack([record.values for record in records])
+    rates = np.array([rates_of(run, len(batches[0])) for run in spec["runs"]])
+    start = records[0].first
+    whole = np.isfinite(values)
     return GroupData(
         runs=tuple(run["run_id"] for run in spec["runs"]),
-        dynamics=Dynamics(np.stack(shards), validate),
-        curricula=Curricula(
-            np.stack(batches),
-            np.array([linear_decay(run["learning_rate"], len(batches[0])) for run in spec["runs"]]),
-        ),
+        dynamics=Dynamics(values if whole.all() else _filled(values), validate),
+        curricula=Curricula(np.stack(batches)[:, start:], rates[:, start:]),
         features=read_features(spec),
         tasks=tasks,
         sizes=sizes,
+        measured=None if whole.all() else whole,
     )
+
+
+def _filled(values: Array) -> Array:
+    """Put straight lines, [runs, steps + 1, tests], between what was measured before and after a gap."""
+    filled = values.copy()
+    steps = np.arange(values.shape[1])
+    for run, test in np.argwhere(~np.isfinite(values).all(axis=1)):
+        known = np.isfinite(values[run, :, test])
+        filled[run, :, test] = np.interp(steps, steps[known], values[run, known, test])
+    return filled
 
 
 def read_shard(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: tuple[int, ...]) -> Array:
@@ -87,9 +109,23 @@ def read_shard(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: 
     Raises:
         UserError: its shard is missing, damaged, incomplete or of another plan, or a value is not finite.
     """
+    return _read_record(run, metric, tasks, sizes).values
+
+
+class _Record(NamedTuple):
+    """One metric of a run, from its first recorded step to its last, both with it."""
+
+    values: Array
+    first: int
+    last: int
+
+
+def _read_record(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: tuple[int, ...]) -> _Record:
+    """Return one metric of a run, [steps + 1, tests]; nan in the gaps that released runs may have."""
     path = run["shard"]
     table = read_columns(path, ["step", "task", "example", metric])
-    found = read_provenance(path).get("hash")
+    provenance = read_provenance(path)
+    found = provenance.get("hash")
     if found != run["hash"]:
         raise UserError(
             f"{path}: records hash {found}, but the plan's run {run['run_id']} has {run['hash']}: "
@@ -98,20 +134,25 @@ def read_shard(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: 
     test = _position(table, tasks, sizes)
     step = _integers(table, "step")
     kept = test >= 0
-    length = int(step.max(initial=0)) + 1
-    cell = step[kept] * sum(sizes) + test[kept]
+    released = "released" in provenance
+    first = int(step.min(initial=int(step.max(initial=0)))) if released else 0  # theirs begin behind an update
+    length = int(step.max(initial=0)) + 1 - first
+    cell = (step[kept] - first) * sum(sizes) + test[kept]
     _check_cells(path, cell, (length, sum(sizes)), ("step", "test example"))
     column = table[metric].combine_chunks().cast(pa.float64())
     values = column.to_numpy(zero_copy_only=False)[kept]  # null becomes nan
-    if not np.isfinite(values).all():
-        bad = int(np.flatnonzero(~np.isfinite(values))[0])
+    good = np.isfinite(values)
+    if released:  # with gaps, but not at the ends
+        good |= np.isnan(values) & (step[kept] > first) & (step[kept] < first + length - 1)
+    if not good.all():
+        bad = int(np.flatnonzero(~good)[0])
         raise UserError(
             f"{path}: {metric} is {values[bad]} at step {step[kept][bad]}: not measured, or the model diverged. "
             "Lower the learning rate of the scenario, or leave the metric out of the task."
         )
     ordered = np.empty(length * sum(sizes))
     ordered[cell] = values
-    return ordered.reshape(length, -1)
+    return _Record(ordered.reshape(length, -1), first, first + length - 1)
 
 
 def _read_curriculum(run: dict[str, Any], tasks: list[str], train_size: int) -> NDArray[np.int64]:

@@ -8,14 +8,16 @@ from typing import Any
 from gptfluence.baselines.trivial import GlobalAr1, MeanCurve, Persistence
 from gptfluence.errors import UserError, did_you_mean
 from gptfluence.simulators.additive import Additive
-from gptfluence.simulators.base import Simulator
+from gptfluence.simulators.base import Array, Simulator
 from gptfluence.simulators.bilinear import Bilinear
 from gptfluence.simulators.each_task import EachTask
 from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.interval import Interval
 from gptfluence.simulators.mlp import Mlp
+from gptfluence.simulators.pooled import Pooled, PooledResponse, TimeCurve
 from gptfluence.simulators.predicted_curve import PredictedCurve
 from gptfluence.simulators.simfluence import Simfluence
+from gptfluence.words import TIME_CURVE
 
 METHODS: dict[str, type[Simulator]] = {
     method.kind: method
@@ -62,6 +64,26 @@ def make_method(name: str, settings: dict[str, Any]) -> Simulator:
         raise UserError(f"method '{name}': {error}") from None
     except UserError as error:
         raise UserError(f"method '{name}': {error}") from None
+
+
+def make_pooled(name: str, settings: dict[str, Any], rates: Array) -> Pooled:
+    """Return an unfitted simulator of the runs of several schedules.
+
+    Args:
+        name, settings: as for `make_method`; kind time_curve, gradient_response, or gptfluence with head bilinear.
+        rates: [steps], the learning rates of the run along which gradient kernels were measured.
+
+    Raises:
+        UserError: its settings do not fit, or it is not fitted on several schedules.
+    """
+    if settings["kind"] == TIME_CURVE:
+        return TimeCurve()
+    if settings["kind"] == GradientResponse.kind:
+        return PooledResponse(**{key: value for key, value in settings.items() if key != "kind"}, rates=rates)
+    simulator = make_method(name, settings)
+    if isinstance(simulator, Bilinear):
+        return simulator
+    raise UserError(f"method '{name}': cannot be fitted on several schedules at once")
 
 
 def find_method(kind: str) -> type[Simulator]:

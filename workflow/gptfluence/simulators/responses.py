@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -82,11 +83,14 @@ class Responses(NamedTuple):
             shares: [steps, train]; those that are rounding count as 0.
             rates: [steps], the learning rate of each update.
         """
+        found = [decaying_sum(-moves, decay) for moves in self.moves(shares, rates) for decay in self.decays]
+        return np.stack(found, axis=2)
+
+    def moves(self, shares: Array, rates: Array) -> Iterator[Array]:
+        """Yield eta_t u_t' K_t of each momentum and kernel, [steps, tests]; arguments: see `of`."""
         shares = np.where(np.abs(shares) < ROUNDING, 0.0, shares)
         steps = len(shares)
         tests = next(iter(self.kernels.values.values())).shape[2]
-        found = np.empty((steps, tests, self.columns))
-        column = 0
         for momentum in self.momenta:
             averages = decaying_sum((1 - momentum) * shares, momentum)
             averages *= (rates / (1 - momentum ** np.arange(1, steps + 1)))[:, None]
@@ -94,10 +98,7 @@ class Responses(NamedTuple):
                 moves = np.empty((steps, tests))
                 for start, stop, kernel in self.kernels.spans(name, steps):
                     moves[start:stop] = averages[start:stop] @ kernel
-                for decay in self.decays:
-                    found[:, :, column] = decaying_sum(-moves, decay)
-                    column += 1
-        return found
+                yield moves
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what `from_arrays` needs."""

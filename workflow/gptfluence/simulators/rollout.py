@@ -11,6 +11,7 @@ what is not confined, so that a fit that explodes is not chosen where another do
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -60,9 +61,9 @@ def roll_out(alpha: Array, beta: Array, first_values: Array, extent: Array = UNB
     return values
 
 
-def extent_of(dynamics: Dynamics) -> Array:
+def extent_of(*dynamics: Dynamics) -> Array:
     """Return the least and the greatest value of the fitting runs, [2]."""
-    values = dynamics.values[~dynamics.validate]
+    values = _fitted_values(dynamics)
     return np.array([values.min(), values.max()])
 
 
@@ -176,13 +177,17 @@ def lagged(values: Array, order: int, start: int) -> list[Array]:
     return [padded[:, order + start - j : order + length - j] for j in range(1, order + 1)]
 
 
-def metric_scale(dynamics: Dynamics) -> float:
+def metric_scale(*dynamics: Dynamics) -> float:
     """Return the standard deviation of the fitting runs' values: the unit in which simulators are fitted.
 
     Loss is of order 1, BLEU of 0 to 100; in this unit the same ridge strengths and learning rates serve both.
     1 for a metric that never changes.
     """
-    return float(np.std(dynamics.values[~dynamics.validate])) or 1.0
+    return float(np.std(_fitted_values(dynamics))) or 1.0
+
+
+def _fitted_values(dynamics: Sequence[Dynamics]) -> Array:
+    return np.concatenate([part.values[~part.validate].ravel() for part in dynamics])
 
 
 def unit_length(rows: Array, reference: Array) -> Array:

@@ -29,7 +29,8 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
     """Simulate runs that no fit has seen and write them beside the measured ones.
 
     Columns: method, run_id, task, example, metric, step, value, and `words.HALF_WIDTHS`. Rows are ordered by method
-    (measured first, then as in `spec`), run, test example, and step.
+    (measured first, then as in `spec`), run, test example, and step, which counts from the first that is recorded. What
+    was not measured is nan.
 
     Args:
         spec: as for `fit_simulator`, without method and settings, with simulators ({method: path}) and replays
@@ -41,7 +42,7 @@ def simulate_runs(spec: dict[str, Any], output: Path) -> None:
     """
     data = load_group(spec | {"features": None})  # simulators hold their own features
     measured = data.dynamics.values
-    tables = [_table(MEASURED, measured, 0, spec["metric"], data, None)]
+    tables = [_table(MEASURED, data.truth, 0, spec["metric"], data, None)]
     for method, path in spec["simulators"].items():
         simulator, provenance = load_simulator(path)
         leaked = {run["hash"] for run in provenance["runs"].values()} & {run["hash"] for run in spec["runs"]}

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from gptfluence.io import write_parquet
 from gptfluence.paper.figures.figure_6 import PANELS
-from gptfluence.paper.names import METHODS
+from gptfluence.paper.names import METHODS, SETTINGS
 from gptfluence.scores.curves import ExampleRun
 from gptfluence.scores.score import SCHEMA
 from gptfluence.scores.simulations import Simulations
@@ -35,9 +35,10 @@ def make_simulations(run: str, tasks: list[str], scale: float = 1.0, methods: Se
 
 def make_curves() -> dict[ExampleRun, Simulations]:
     return {
-        ExampleRun(scenario, model, f"{scenario}-{model}", metric, f"{scenario}-{model}-09"): make_simulations(
+        ExampleRun(scenario, model, f"{scenario}-{model}", metric, setting, f"{scenario}-{model}-09"): make_simulations(
             f"{scenario}-{model}-09", tasks, scale
         )
+        for setting in SETTINGS
         for scenario, model in (
             ("fine_tuning", "small"),
             ("instruction_tuning", "small"),

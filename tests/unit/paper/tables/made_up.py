@@ -62,7 +62,7 @@ def write(folder: Path, table: str, rows: Frame, **changes: Any) -> dict[str, st
     """Write a table from the rows of scores; return its text by form."""
     write_parquet(folder / "scores.parquet", pa.Table.from_pylist(rows, SCHEMA), {})
     outputs = {form: folder / f"{table}.{form}" for form in ("csv", "md", "html", "tex")}
-    write_table({"table": table, "scores": str(folder / "scores.parquet"), "scale": "nano"} | changes, outputs)
+    write_table({"module": table, "scores": str(folder / "scores.parquet"), "scale": "nano"} | changes, outputs)
     return {form: path.read_text() for form, path in outputs.items()}
 
 

@@ -18,7 +18,7 @@ SIMULATION = ["MSE", "MAE", "Spearman", "Skill", "Across-run r"]
 def write(folder: Path, rows: list[dict[str, Any]], mislabels: list[dict[str, Any]]) -> dict[str, str]:
     outputs = {form: folder / f"table_attribution.{form}" for form in ("csv", "md", "html", "tex")}
     spec = {
-        "table": "table_attribution",
+        "module": "table_attribution",
         "attribution": write_judged(folder / "attribution.parquet", rows),
         "mislabels": write_mislabels(folder / "mislabels.parquet", mislabels),
         "scale": "nano",

@@ -14,7 +14,7 @@ from made_up_choices import GROUPS, make_choices, write_choices
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     outputs = {form: folder / f"table_choices.{form}" for form in ("csv", "html", "md", "tex")}
-    spec = {"table": "table_choices", "scale": "nano", "models": ["small"]}
+    spec = {"module": "table_choices", "scale": "nano", "models": ["small"]}
     write_table(spec | {"choices": write_choices(folder / "choices.parquet", rows)}, outputs)
     return {form: path.read_text(encoding="utf-8") for form, path in outputs.items()}
 

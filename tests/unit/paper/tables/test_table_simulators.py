@@ -14,7 +14,7 @@ from made_up_apart import GROUPS, make_apart, write_apart
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     outputs = {form: folder / f"table_simulators.{form}" for form in ("csv", "html", "md", "tex")}
-    spec = {"table": "table_simulators", "scale": "nano", "models": ["small", "a-large"]}
+    spec = {"module": "table_simulators", "scale": "nano", "models": ["small", "a-large"]}
     write_table(spec | {"simulators": write_apart(folder / "simulators.parquet", rows)}, outputs)
     return {form: path.read_text(encoding="utf-8") for form, path in outputs.items()}
 
@@ -39,6 +39,39 @@ def test_layout(tmp_path: Path) -> None:
     assert [row[:3] for row in tests[2:]] == [[ours, "4 tests a task", "0.35 [0.32, 0.38]"]]
     assert [row[1:3] for row in steps[2:]] == [["every 2 steps", "0.38 [0.35, 0.41]"],
                                                ["every 5 steps", "0.35 [0.32, 0.38]"]]  # fmt: skip
+
+
+def test_schedules_stand_by_name_behind_their_mean(tmp_path: Path) -> None:
+    like = {**make_apart()[0], "varied": "", "number": 0, "n": 1, "low": 0.0, "high": 0.02}
+    rows = [
+        like
+        | {
+            "setting": setting,
+            "method": method,
+            "variant": schedule,
+            "measure": measure,
+            "value": value,
+            "group": group,
+        }
+        for group in ("fine_tuning-small-rte", "fine_tuning-small-sst2")
+        for setting, names in (("schedule_seen", ("mean_curve", "time_curve")), ("schedule_unseen", ("time_curve",)))
+        for method in names
+        for schedule in ("own", "average", "half_rate", "batch_8")
+        for measure, value in (("all_steps_mse", 0.01234), ("skill", 0.01))
+    ]
+    (block,) = markdown_tables(write(tmp_path, rows)["md"])
+    assert block[0] == ["Schedule", "Method", "MSE", "Skill", "Across-run r"]
+    labels = ("mean over schedules", "the scenario's own", "batch 8", "half rate")
+    assert [row[:2] for row in block[2:]] == [
+        [f"{label}, {seen}", method]
+        for label in labels
+        for seen, methods in (
+            ("fitted on", ("Mean curve", "Mean curve in optimiser time")),
+            ("not fitted on", ("Mean curve in optimiser time",)),
+        )
+        for method in methods
+    ]
+    assert "0.0123 [" in block[2][2] and "0.01 [" in block[2][3] and block[2][4] == "–"
 
 
 def test_variants_stand_by_name_behind_the_whole(tmp_path: Path) -> None:

@@ -39,3 +39,8 @@ def empty_figure(spec: dict[str, Any], what: str) -> Figure:
 def order_models(found: Collection[str], models: list[str]) -> list[str]:
     """Return the models of a figure in the order of their size as `models` gives it; by name if that knows none."""
     return [model for model in models if model in found] or sorted(found)
+
+
+def choose_model(models: list[str], wanted: str, otherwise: str) -> str:
+    """Choose the paper's model where it is among some (smallest first), else the middle or the largest of them."""
+    return wanted if wanted in models else models[-1 if otherwise == "largest" else (len(models) - 1) // 2]

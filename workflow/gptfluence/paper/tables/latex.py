@@ -38,7 +38,7 @@ def _latex_float(page: Page, block: Block, notes: str) -> str:
         spanned = zip(groups, itertools.pairwise(edges), strict=True)
         rules = "".join(rf"\cmidrule(lr){{{a}-{b - 1}}}" for name, (a, b) in spanned if name)
         rows.append(" & ".join(["", "", *heads]) + r" \\" + f"\n{rules}")
-    rows.append(" & ".join([block.sections, "Method", *(escape_tex(block.columns[i][1]) for i in order)]) + r" \\")
+    rows.append(" & ".join([block.sections, block.rows, *(escape_tex(block.columns[i][1]) for i in order)]) + r" \\")
     rows.append(r"\midrule")
     shown = ""
     for line in block.lines:

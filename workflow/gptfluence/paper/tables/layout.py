@@ -1,4 +1,7 @@
-"""How Tables 1-4 are laid out: one block for each measure, rows of printed numbers, notes."""
+"""How Tables 1-4 are laid out: one block for each measure, rows of printed numbers, notes.
+
+Skill, its share of what is explainable, where that is known, and across-run correlation stand beside the first measure.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,10 @@ from gptfluence.paper.names import (
     sort_tasks,
 )
 from gptfluence.paper.tables.frame import COLUMNS, PAPER_METHODS, Content, make_frame
-from gptfluence.paper.tables.page import Block, Frame, Line, Page, number_form
+from gptfluence.paper.tables.measured import BLOCKS, print_cell
+from gptfluence.paper.tables.page import Block, Frame, Line, Page
 from gptfluence.scores.words import CEILING
 from gptfluence.words import AVERAGE
-
-BLOCKS = ("all_steps_mse", "all_steps_mae", "final_step_spearman")
-"""The measures that the paper prints; skill, its share of what is explainable, where that is known, and across-run
-correlation stand beside the first."""
 
 _KIN = {
     "tracin_cp_10": ("tracin_cp",),
@@ -76,7 +76,7 @@ def make_block(frame: Frame, measure: str, metrics: tuple[str, ...], models: lis
         return Line(
             section=f"paper, {PAPER_MODELS[model]}" if paper else model,
             method=PAPER_METHODS[method] if paper else names.get(method, method),
-            cells=tuple(_cell(row) for row in rows),
+            cells=tuple(print_cell(row) for row in rows),
             bold=tuple(bool(row and row["bold"]) for row in rows),
             paper=paper,
             rule_above=rule,
@@ -156,19 +156,3 @@ def make_notes(frame: Frame, scenario: str, scale: str) -> list[str]:
 def _span(numbers: Iterable[int]) -> str:
     found = sorted(set(numbers))
     return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
-
-
-def _cell(row: dict[str, Any] | None) -> str:
-    """Print `value (std)`: over trajectories, for the rank correlation over runs; the paper's digits as they are."""
-    if row is None or row["value"] is None:
-        return "–"
-    std = row["std_over_runs" if row["measure"] == "final_step_spearman" else "std_over_trajectories"]
-    if row["source"] == "paper":
-        return f"{row['value']} ({std})" if std else row["value"]
-    value = row["value"]
-    if row["measure"] in ("all_steps_mse", "all_steps_mae"):
-        # As many decimals as the paper.
-        form = number_form(value, std, 2 if row["metric"] == "bleu" else 3)
-    else:
-        form = ".3f"
-    return f"{value:{form}} ({std:{form}})" if std is not None else f"{value:{form}}"

@@ -40,7 +40,7 @@ class Block:
     Attributes:
         title: what it shows, in words.
         key: what it shows, as the end of a label in LaTeX.
-        sections: what its sections are, e.g. Model.
+        sections, rows: what its sections and the rows in them are, e.g. Model and Method.
         columns: (head that neighbours may share, or nothing; head) of each column after section and method.
         lines: its rows.
     """
@@ -50,6 +50,7 @@ class Block:
     sections: str
     columns: tuple[tuple[str, str], ...]
     lines: tuple[Line, ...]
+    rows: str = "Method"
 
 
 @dataclass(frozen=True)

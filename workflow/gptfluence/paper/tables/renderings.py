@@ -1,4 +1,4 @@
-"""A table as tidy CSV, as Markdown, and as a page for the report."""
+"""A table as tidy CSV, as Markdown, and as a page by itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def render_markdown(page: Page) -> str:
     for block in page.blocks:
         grouped = len({group for group, _ in block.columns}) > 1
         heads = [f"{group} {name}".strip() if grouped else name for group, name in block.columns]
-        rows = [[block.sections, "Method", *heads], ["---", "---", *["---:" for _ in heads]]]
+        rows = [[block.sections, block.rows, *heads], ["---", "---", *["---:" for _ in heads]]]
         for line in block.lines:
             mark = "*" if line.paper else ""
             cells = [f"**{c}**" if bold else c for c, bold in zip(line.cells, line.bold, strict=True)]
@@ -41,6 +41,6 @@ def render_markdown(page: Page) -> str:
 
 
 def render_html(markdown: str) -> str:
-    """Return the table as a page by itself, for the report."""
+    """Return the table as a page by itself."""
     body = MarkdownIt("commonmark").enable("table").render(markdown)
     return f'<!DOCTYPE html>\n<html lang="en"><meta charset="utf-8"><style>{_STYLE}</style>\n{body}</html>\n'

@@ -1,4 +1,4 @@
-"""Simulators taken apart: on unseen data, variants of a method, and fewer and more fitting runs."""
+"""Simulators taken apart: on unseen data, as variants, under other schedules, on fewer and more fitting runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from typing import Any, NamedTuple
 from gptfluence.io import read_provenance
 from gptfluence.paper.averages import Rows, average_groups
 from gptfluence.paper.names import METHODS, METRICS, SCENARIOS, SETTINGS, sort_methods
-from gptfluence.paper.simulators import read_learning, read_unseen, read_variants
+from gptfluence.paper.simulators import read_learning, read_schedules, read_unseen, read_variants
 from gptfluence.paper.tables.page import Block, Page, is_best, make_lines
-from gptfluence.words import CHOSEN_RUNS, INTERVAL, RUNS, TESTS, WHOLE
+from gptfluence.words import (
+    AVERAGE,
+    CHOSEN_RUNS,
+    INTERVAL,
+    OWN,
+    RUNS,
+    SCHEDULE_SEEN,
+    SCHEDULE_UNSEEN,
+    TESTS,
+    WHOLE,
+)
 
 TITLE = "Simulators taken apart"
 
@@ -25,6 +35,7 @@ _LEARNING = {"Fitting runs": (RUNS, CHOSEN_RUNS), "Measured tests": (TESTS,), "M
 """What the blocks of learning curves are called, and what is varied in each."""
 
 _MEASURES = {"skill": "Skill", "across_run_correlation": "Across-run r"}
+_SCHEDULE_MEASURES = {"all_steps_mse": "MSE", **_MEASURES}
 
 
 def make_page(spec: dict[str, Any]) -> Page:
@@ -36,9 +47,13 @@ def make_page(spec: dict[str, Any]) -> Page:
     variants = _average(read_variants(spec["simulators"]))
     learning = _average(read_learning(spec["simulators"]))
     unseen = _average(read_unseen(spec["simulators"]))
+    schedules = _average(read_schedules(spec["simulators"]))
     column = ("scenario", "metric", "setting", "measure")
     for row in [*variants, *unseen]:
         same = [other for other in [*variants, *unseen] if all(other[key] == row[key] for key in column)]
+        row["bold"] = is_best(row, same)
+    for row in schedules:
+        same = [other for other in schedules if all(other[key] == row[key] for key in (*column, "variant"))]
         row["bold"] = is_best(row, same)
     for row in learning:
         row["bold"] = False
@@ -49,14 +64,18 @@ def make_page(spec: dict[str, Any]) -> Page:
     for metric in (metric for metric in METRICS if any(row["metric"] == metric for row in variants)):
         chosen = [row for row in variants if row["metric"] == metric]
         blocks.append(_block(f"Variants, {METRICS[metric]}", f"variants_{metric}", chosen, _variant_names(chosen)))
+    for metric in (metric for metric in METRICS if any(row["metric"] == metric for row in schedules)):
+        chosen = [row for row in schedules if row["metric"] == metric]
+        blocks.append(_schedules_block(f"Schedules, {METRICS[metric]}", f"schedules_{metric}", chosen))
     for (title, kinds), metric in product(_LEARNING.items(), METRICS):
         chosen = [row for row in learning if row["metric"] == metric and row["varied"] in kinds]
         if chosen:
             blocks.append(
                 _block(f"{title}, {METRICS[metric]}", f"{kinds[0]}_{metric}", chosen, _learning_names(chosen))
             )
-    frame = [{name: row[name] for name in COLUMNS} for row in [*unseen, *variants, *learning]]
-    return Page("table_simulators", TITLE, TITLE, _notes(spec, variants, learning, unseen), blocks, COLUMNS, frame)
+    frame = [{name: row[name] for name in COLUMNS} for row in [*unseen, *variants, *schedules, *learning]]
+    notes = _notes(spec, variants, learning, unseen, schedules)
+    return Page("table_simulators", TITLE, TITLE, notes, blocks, COLUMNS, frame)
 
 
 def _average(rows: Rows) -> Rows:
@@ -122,29 +141,51 @@ def _line(row: dict[str, Any]) -> Line:
     return Line(*(row[name] for name in Line._fields))
 
 
+def _schedules_block(title: str, key: str, rows: Rows) -> Block:
+    """Lay out one fit of several schedules: by schedule and whether the fit has seen it, the mean over them first."""
+    schedules = sorted({row["variant"] for row in rows}, key=lambda name: (name != AVERAGE, name != OWN, name))
+    labels = {name: name.replace("_", " ") for name in schedules}
+    labels |= {AVERAGE: "mean over schedules", OWN: "the scenario's own"}
+    names = {}
+    for schedule, setting in product(schedules, (SCHEDULE_SEEN, SCHEDULE_UNSEEN)):
+        found = [row for row in rows if (row["variant"], row["setting"]) == (schedule, setting)]
+        for method in sort_methods(row["method"] for row in found):
+            section = f"{labels[schedule]}, {SETTINGS[setting]}"
+            names |= {_line(row): (section, METHODS.get(method, method)) for row in found if row["method"] == method}
+    return _lay_out(title, key, "Schedule", rows, names, _SCHEDULE_MEASURES)
+
+
 def _block(title: str, key: str, rows: Rows, names: dict[Line, str]) -> Block:
+    sections = {line: (METHODS.get(line.method, line.method), name) for line, name in names.items()}
+    return _lay_out(title, key, "Simulator", rows, sections, _MEASURES)
+
+
+def _lay_out(
+    title: str, key: str, head: str, rows: Rows, names: dict[Line, tuple[str, str]], measures: dict[str, str]
+) -> Block:
+    """Lay out a block; names: section and name of each line; measures: what the columns are called."""
     scenarios = [scenario for scenario in SCENARIOS if any(row["scenario"] == scenario for row in rows)]
-    columns = [(scenario, measure) for scenario in scenarios for measure in _MEASURES]
+    columns = [(scenario, measure) for scenario in scenarios for measure in measures]
     cells = {(_line(row), row["scenario"], row["measure"]): row for row in rows}
     lines = make_lines(
-        ((METHODS.get(line.method, line.method), name, [cells.get((line, *column)) for column in columns])
-         for line, name in names.items()),
+        ((*name, [cells.get((line, *column)) for column in columns]) for line, name in names.items()),
         _cell,
-    )  # fmt: skip
-    heads = tuple((SCENARIOS[scenario].capitalize(), _MEASURES[measure]) for scenario, measure in columns)
-    return Block(title, key, "Simulator", heads, lines)
+    )
+    heads = tuple((SCENARIOS[scenario].capitalize(), measures[measure]) for scenario, measure in columns)
+    return Block(title, key, head, heads, lines)
 
 
 def _cell(row: dict[str, Any] | None) -> str:
     """Print `value [low, high]`."""
     if row is None:
         return "–"
-    ends = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None and row["high"] is not None else ""
-    return f"{row['value']:.2f}{ends}"
+    form = ".4f" if row["measure"] == "all_steps_mse" else ".2f"
+    ends = f" [{row['low']:{form}}, {row['high']:{form}}]" if row["low"] is not None and row["high"] is not None else ""
+    return f"{row['value']:{form}}{ends}"
 
 
-def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows) -> list[str]:
-    if not variants and not learning and not unseen:
+def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows, schedules: Rows) -> list[str]:
+    if not (variants or learning or unseen or schedules):
         return [f"Scale {spec['scale']}: no method has variants or learning curves, or is judged on unseen data."]
     settings = read_provenance(spec["simulators"])["simulators"]
     notes = [
@@ -161,6 +202,12 @@ def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows) -
     if variants:
         notes.append("Variants: a method with some of its settings replaced (scores.variants in params.yaml). "
                      "Bold: the best of a column, and those within its interval.")  # fmt: skip
+    if schedules:
+        notes.append(
+            "Schedules: other learning rates, batches, and courses of the rate, in one fit with the scenario's own; or "
+            "in a fit without a run of that schedule. Skill is over the mean curve of the schedule's own fitting runs, "
+            "which a fit without them does not know. Optimiser time: the learning rates added up."
+        )
     if learning:
         notes.append(
             f"Fitting runs: a method fitted on fewer or more runs, means over {settings['draws']} random choices. "
