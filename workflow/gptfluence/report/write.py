@@ -56,8 +56,8 @@ def write_report(spec: dict[str, Any], output: Path) -> None:
         confidence=read_provenance(spec["scores"]["scores"])["scores"]["confidence"],
         findings=find(scores, spec["scores"]),
         bars=bars,
-        tables=[_table(name, table) for name, table in spec["tables"].items()],
-        pictures=[_picture(name, path) for name, path in spec["figures"].items()],
+        tables=[_table(name, table) for name, table in _in_order(spec["tables"])],
+        pictures=[_picture(name, path) for name, path in _in_order(spec["figures"])],
         runs=count_runs(spec["gangs"]),
         costs=cost_grid(spec["gangs"], spec["devices"], spec["jobs"]),
         versions=versions_grid(shards),
@@ -65,6 +65,12 @@ def write_report(spec: dict[str, Any], output: Path) -> None:
         style=(FOLDER / "report.css").read_text(encoding="utf-8"),
     )  # fmt: skip
     write_text(output, text)
+
+
+def _in_order(items: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return numbered items by their numbers, then the others by name."""
+    last = {name: name.rpartition("_")[2] for name in items}
+    return sorted(items.items(), key=lambda item: (int(last[item[0]]) if last[item[0]].isdigit() else 10**6, item[0]))
 
 
 def _environment() -> Environment:
