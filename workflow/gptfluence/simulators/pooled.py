@@ -27,10 +27,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Features, Kernels, Part
-from gptfluence.simulators.responses import Kernel, Responses
+from gptfluence.simulators.responses import Kernel, Responses, decaying_sum
 from gptfluence.simulators.ridge import Moments, ridge_path
 from gptfluence.simulators.rollout import confine, extent_of
 
@@ -70,7 +69,7 @@ class _Time(NamedTuple):
         """Return the splines and the averaged rate behind each update, [steps, columns]; rates: [steps]."""
         knots = KNOTS * self.longest
         splines = [np.interp(np.cumsum(rates), knots, unit) for unit in np.eye(len(knots))[1:]]
-        averaged = lfilter([1 - MOMENTUM], [1, -MOMENTUM], rates) / (1 - MOMENTUM ** np.arange(1, len(rates) + 1))
+        averaged = decaying_sum((1 - MOMENTUM) * rates, MOMENTUM) / (1 - MOMENTUM ** np.arange(1, len(rates) + 1))
         return np.stack([*splines, averaged / self.longest], axis=1)
 
     def fit(self, rates: Sequence[Array]) -> tuple[Array, Array]:
