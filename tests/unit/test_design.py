@@ -360,7 +360,7 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
         }
 
     tables = ("table_1", "table_2", "table_3", "table_4")
-    items = dict.fromkeys((*tables, "figure_2", "figure_6", "figure_10", "figure_11"), 1)
+    items = dict.fromkeys((*tables, "figure_2", "figure_6", "figure_10", "figure_11", "page"), 1)
     judged = dict.fromkeys(("scores_attribution", "table_attribution", "figure_attribution"), 1)
     # 18 pairs of groups and metrics are judged, each on its own.
     apart = {"refits": 18} | dict.fromkeys(("scores_simulators", "table_simulators", "figure_simulators"), 1)

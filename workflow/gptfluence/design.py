@@ -619,7 +619,6 @@ class Design:
     def refit_spec(self, group: str, metric: str) -> dict[str, Any]:
         """For refit_simulators: the methods that have variants or learning curves, or are judged on unseen tests."""
         scores = self.params.scores
-        settings = scores.learning.model_dump(exclude={"methods"}) | {"folds": scores.unseen_tests.folds}
         methods = [name for name in self.methods if name in scores.variants or name in scores.learning.methods]
         splits = ("fit", "validate", "held_out", "unseen")
         return self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits) | {
@@ -635,14 +634,20 @@ class Design:
                 for name in methods
             },
             "unseen_tests": self._unseen_tests_spec(group),
-            "judging": settings | self._bootstrap(),
+            "judging": self._judging(),
             "code": code_digest("scores.simulators"),
         }
+
+    def _judging(self) -> dict[str, Any]:
+        scores = self.params.scores
+        folds = {"folds": scores.unseen_tests.folds}
+        return scores.learning.model_dump(exclude={"methods"}) | folds | self._bootstrap()
 
     @cache  # noqa: B019
     def judge_simulators_spec(self) -> dict[str, Any]:
         """For judge_simulators."""
-        return {"refits": self.stages["refits"], "code": code_digest("scores.simulators")}
+        code = code_digest("scores.simulators")
+        return {"refits": self.stages["refits"], "judging": self._judging(), "code": code}
 
     def _unseen_tests_spec(self, group: str) -> dict[str, Any]:
         """Return the methods that are judged on unseen tests, behind the curve that is all one knows there."""
@@ -756,7 +761,11 @@ class Design:
         splits = ("fit", "validate", "held_out", "unseen")
         metrics = [
             {"metric": metric, "simulator": self.simulator_file(group, metric, method)}
-            | {key: value for key, value in self._group_spec(group, metric, splits).items() if key in ("test_tasks", "runs")}
+            | {
+                key: value
+                for key, value in self._group_spec(group, metric, splits).items()
+                if key in ("test_tasks", "runs")
+            }
             for metric in chosen.metrics
         ]
         return {

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from gptfluence.errors import UserError
+from gptfluence.io import read_provenance
 from gptfluence.scores import measures
 from gptfluence.scores.simulators import SCHEMA, judge_simulators, refit_simulators
 from gptfluence.simulators.data import load_group
@@ -170,12 +171,13 @@ def test_without_subset_runs_nothing_is_beyond_the_own_runs(tmp_path: Path) -> N
 def test_all_groups_stand_in_one_table(spec: dict[str, Any], judged: Path, rows: Rows, tmp_path: Path) -> None:
     assert rows
     path = judged / "simulators.parquet"
-    judge_simulators({"refits": [str(path), str(path)]}, tmp_path / "all.parquet")
+    judge_simulators({"refits": [str(path), str(path)], "judging": {"folds": 3}}, tmp_path / "all.parquet")
+    assert read_provenance(tmp_path / "all.parquet")["simulators"] == {"folds": 3}
     assert pq.read_table(tmp_path / "all.parquet").to_pylist() == 2 * pq.read_table(path).to_pylist()
 
 
 def test_no_groups_give_an_empty_table(tmp_path: Path) -> None:
-    judge_simulators({"refits": []}, tmp_path / "all.parquet")
+    judge_simulators({"refits": [], "judging": {}}, tmp_path / "all.parquet")
     assert pq.read_table(tmp_path / "all.parquet").schema.remove_metadata() == SCHEMA
 
 

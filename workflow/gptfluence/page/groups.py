@@ -15,7 +15,7 @@ from gptfluence.page.precision import Use, choose_steps, round_kernels
 from gptfluence.paper.names import METRICS, SCENARIOS, TASKS
 from gptfluence.simulators.data import GroupData, load_group
 from gptfluence.simulators.files import load_simulator
-from gptfluence.simulators.gradient_response import GradientResponse
+from gptfluence.simulators.gradient_response import OWN, GradientResponse
 
 MEASURES = ("skill", "across_run_correlation", "coverage_80")
 UNITS = {"bleu": 100.0}
@@ -103,7 +103,8 @@ def pack_group(group: Group, detail: Detail) -> bytes:
     runs = np.isin(examples, rows).all(axis=(1, 2))
     if len(rows) < spec["train_size"] * len(spec["train_tasks"]):
         notes.append(
-            f"To keep the page small, examples of the unseen pools are not here, nor the {int((~runs).sum())} runs on them."
+            "To keep the page small, examples of the unseen pools are not here, "
+            f"nor the {int((~runs).sum())} runs on them."
         )
     number = np.zeros(spec["train_size"] * len(spec["train_tasks"]), np.int64)
     number[rows] = np.arange(len(rows))
@@ -142,6 +143,7 @@ def pack_group(group: Group, detail: Detail) -> bytes:
         "tasks": _places(tasks, first.data.sizes, [(len(c.shown), c.values.shape[3]) for c in columns]),
         "momenta": list(simulator.momenta),
         "decays": list(simulator.decays),
+        "ownShare": OWN,
         "metrics": metrics,
         "notes": notes,
     }  # fmt: skip

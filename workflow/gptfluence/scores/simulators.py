@@ -93,14 +93,14 @@ def judge_simulators(spec: dict[str, Any], output: Path) -> None:
     """Put what `refit_simulators` made of every group and metric into one file.
 
     Args:
-        spec: refits: their paths.
+        spec: refits: their paths; judging: what all of them were judged with, see there.
         output: Parquet.
 
     Raises:
         UserError: a file is missing or damaged.
     """
     tables = [read_parquet(path, SCHEMA.names).cast(SCHEMA) for path in spec["refits"]]
-    write_parquet(output, pa.concat_tables([SCHEMA.empty_table(), *tables]), {})
+    write_parquet(output, pa.concat_tables([SCHEMA.empty_table(), *tables]), {"simulators": spec["judging"]})
 
 
 def refit_simulators(spec: dict[str, Any], output: Path) -> None:
