@@ -22,7 +22,7 @@ FOLDERS = ("data/tasks", "data/curricula", "data/models", "data/dynamics", "data
            "results/scores", "results/tables", "results/figures")  # fmt: skip
 """What the stages make, plan aside."""
 
-SHARED_OUTPUTS = ("results/scores", "results/tables", "results/figures")
+SHARED_OUTPUTS = ("results/scores", "results/tables", "results/figures", "results/whatif")
 """Files with plain names: the ones that another configuration writes over."""
 
 
@@ -271,7 +271,7 @@ def md5(path: Path) -> str:
 
 
 _COLLECTING = ("all", "total", "tasks", "curricula", "dynamics", "features", "attribution", "simulators", "mislabels",
-               "choices", "scores", "tables", "figures", "report")  # fmt: skip
+               "choices", "scores", "tables", "figures", "page", "report")  # fmt: skip
 
 
 def jobs(said: str) -> dict[str, int]:

@@ -118,6 +118,13 @@ def test_the_report_shows_every_table_and_figure(finished: Path) -> None:
     assert all(value in text for value in (made["spec"], made["code"], *made["files"].values()))
 
 
+def test_the_page_is_there(finished: Path) -> None:
+    page = finished / "results/whatif.html"
+    assert page.stat().st_size < 3e6
+    assert {f'id="group-{number}"' in page.read_text(encoding="utf-8") for number in (0, 1)} == {True}
+    assert (finished / "results/whatif.provenance.json").is_file()
+
+
 def test_attribution_is_judged(finished: Path) -> None:
     rows = read_parquet(finished / "results/scores/attribution.parquet").to_pylist()
     assert {row["group"] for row in rows} == {"fine_tuning-tiny-rte"}

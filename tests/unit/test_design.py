@@ -431,7 +431,7 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
 
     tables = ("table_1", "table_2", "table_3", "table_4", "table_11", "table_12")
     curves = [name for name, contents in CURVES.items() if contents.file == "curves"]
-    items = dict.fromkeys((*tables, "figure_6", *curves), 1)
+    items = dict.fromkeys((*tables, "figure_6", *curves, "page"), 1)
     judged = dict.fromkeys(("scores_attribution", "table_attribution", "figure_attribution"), 1)
     unseen = [name for name, contents in CURVES.items() if contents.file == "unseen_curves"]
     variants = ("table_10", "table_11", "table_12", "figure_3", "figure_4", "figure_5")

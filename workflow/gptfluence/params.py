@@ -588,7 +588,7 @@ class Params(Section):
     @property
     def variants(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What is changed in each variant of a method: those of all scales, and behind them those of the chosen one."""
-        of_all, own = self.scores.variants, self.plan.variants
+        of_all, own = self.scores.variants, getattr(self.plan, "variants", {})  # a released scale has none
         return {name: of_all.get(name, {}) | own.get(name, {}) for name in {**of_all, **own}}
 
     def metrics(self, task: str) -> tuple[Metric, ...]:

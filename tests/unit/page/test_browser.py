@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import CHROMIUM, DRIVER, complaints, open_browser, open_page, prefer_dark, resize, settle
+from gptfluence.page import write
 from gptfluence.page.write import write_page
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.files import load_simulator
@@ -96,13 +97,29 @@ def test_values_and_intervals_are_those_of_python(
         assert ("skill 0.50 [0.12, 0.88]" in text.replace("0.13", "0.12")) == (metric == "loss")
 
 
+def test_what_is_left_out_is_said_and_moves_no_value(
+    browser: Chrome, spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "LIMIT", 0)
+    write_page(spec, tmp_path / "whatif.html")
+    values, _, distance = simulated(spec, "loss", 5, {})
+    for test, place in ((0, 0), (1, 3)):  # one test a task
+        open_page(browser, tmp_path / "whatif.html", f"group=g&metric=loss&test={test}&run=g-05&step=8")
+        assert value(browser, "a") == pytest.approx(values[-1, place], abs=1e-4)
+        assert f"fitted curricula {distance[0]:.2f} " in browser.find_element(By.CSS_SELECTOR, ".standing").text
+        notes = [note.text for note in browser.find_elements(By.CSS_SELECTOR, ".note")]
+        assert any("nor the 1 runs on them" in note for note in notes)
+        assert any("b_task 1 of 3, a_task 1 of 2" in note for note in notes)
+
+
 def test_measured_curves_are_there(browser: Chrome, page: Path, spec: dict[str, Any]) -> None:
     open_page(browser, page, "group=g&metric=loss&test=1&run=g-05")
     browser.find_element(By.CSS_SELECTOR, ".values summary").click()
     settle(browser)
     data = load_group(spec["groups"][0] | spec["groups"][0]["metrics"][0] | {"features": None})
     np.testing.assert_allclose(column(browser, "A, measured"), data.dynamics.values[5, :, 1], rtol=0, atol=1e-4)
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".chart path.run")) == len(data.runs)
+    drawn = browser.find_element(By.CSS_SELECTOR, ".chart path.run").get_attribute("d")
+    assert drawn.count("M") == len(data.runs)
 
 
 def test_a_click_puts_an_example_in_and_the_prediction_moves(browser: Chrome, page: Path, spec: dict[str, Any]) -> None:
@@ -184,11 +201,17 @@ def test_two_curricula_are_compared_and_the_address_holds_them(
     assert value(browser, "b") == pytest.approx(a[-1, 3], abs=1e-4)
 
 
-VAIN = ["group=nosuch", "group=g&run=nosuch", "group=g&test=99", "group=g&run=g-05&edits=1.99"]
-VAIN += ["group=g&step=%3Cscript%3E", "group=g&metric=%00&edits=;&b=&until=never"]
-
-
-@pytest.mark.parametrize("words", VAIN)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "group=nosuch",
+        "group=g&run=nosuch",
+        "group=g&test=99",
+        "group=g&run=g-05&edits=1.99",
+        "group=g&step=%3Cscript%3E",
+        "group=g&metric=%00&edits=;&b=&until=never",
+    ],
+)
 def test_an_address_that_asks_in_vain_shows_something_and_says_so(browser: Chrome, page: Path, words: str) -> None:
     open_page(browser, page, words)
     assert "does not have" in said(browser)
@@ -225,8 +248,8 @@ def test_it_fits_phones_and_laptops_and_can_be_read(browser: Chrome, page: Path,
 
 _CONTRAST = """
 const bright = (color) => {
-  const linear = (x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
-  const [r, g, b] = color.match(/[\\d.]+/g).map((x) => linear(x / 255));
+  const [r, g, b] = color.match(/[\\d.]+/g).map((x) => x / 255)
+    .map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };
 const behind = (element) => {
@@ -236,9 +259,9 @@ const behind = (element) => {
   }
   return 'rgb(255, 255, 255)';
 };
-const hasText = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
-const least = [...document.querySelectorAll('#app *')].filter((e) => hasText(e)
-  && !e.closest(':disabled, svg, option')).map((e) => {
+const shown = [...document.querySelectorAll('#app *')].filter((e) => !e.closest(':disabled, svg, option')
+  && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
+const least = shown.map((e) => {
   const [x, y] = [bright(getComputedStyle(e).color), bright(behind(e))].sort();
   return (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
 });

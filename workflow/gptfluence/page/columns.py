@@ -1,4 +1,4 @@
-"""Which columns of a group's gradient kernels the page holds: some tests', and what stands for the others together.
+"""Which columns of a group's gradient kernels the page holds: those of some tests, and what stands for the others.
 
 How much of a prediction is believed, and how far a curriculum is from the fitted ones, are sums of squares over all of
 a task's tests (see `gradient_response`). They are the same for any rotation of the tests, so those that are not shown
@@ -47,10 +47,12 @@ def choose_columns(kernels: Array, most: int) -> Columns:
     gram = sum(gram / (np.trace(gram) or 1.0) for gram in grams)
     _, directions = np.linalg.eigh(gram)
     directions = directions[:, ::-1]  # the largest first
-    left = np.array([1 - np.cumsum(_squares(gram, directions)) / (np.trace(gram) or 1.0) for gram in grams]).max(axis=0)
+    left = np.array([_left(gram, directions) for gram in grams]).max(axis=0)
     kept = int(np.argmax(left <= LOST)) + 1 if (left <= LOST).any() else len(left)
     return Columns(np.concatenate([kernels[..., shown], rest @ directions[:, :kept]], axis=3), shown)
 
 
-def _squares(gram: Array, directions: Array) -> Array:
-    return np.einsum("ad,ab,bd->d", directions, gram, directions)
+def _left(gram: Array, directions: Array) -> Array:
+    """Return the share of a Gram matrix' trace that the first directions, up to each of them, lack."""
+    trace = np.trace(gram)
+    return (trace - np.cumsum(np.einsum("ad,ab,bd->d", directions, gram, directions))) / (trace or 1.0)

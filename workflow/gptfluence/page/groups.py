@@ -103,8 +103,8 @@ def pack_group(group: Group, detail: Detail) -> bytes:
     runs = np.isin(examples, rows).all(axis=(1, 2))
     if len(rows) < spec["train_size"] * len(spec["train_tasks"]):
         notes.append(
-            "To keep the page small, examples of the unseen pools are not here, nor the "
-            f"{int((~runs).sum())} runs on them."
+            "To keep the page small, examples of the unseen pools are not here, "
+            f"nor the {int((~runs).sum())} runs on them."
         )
     number = np.zeros(spec["train_size"] * len(spec["train_tasks"]), np.int64)
     number[rows] = np.arange(len(rows))
@@ -143,6 +143,7 @@ def pack_group(group: Group, detail: Detail) -> bytes:
         "tasks": _places(tasks, first.data.sizes, [(len(c.shown), c.values.shape[3]) for c in columns]),
         "momenta": list(simulator.momenta),
         "decays": list(simulator.decays),
+        "ownShare": OWN,
         "metrics": metrics,
         "notes": notes,
     }  # fmt: skip
@@ -174,7 +175,6 @@ def _arrays_of(part: Part, runs: NDArray[np.bool_], shown: dict[str, NDArray[np.
         "spread": simulator.spread[:, tests].astype(np.float32),
         **{name: getattr(simulator, name).astype(np.float32) for name in ("replicas", "metrics")},
         **{name: getattr(simulator, name) for name in ("weights", "reach", "quantiles", "apart", "extent")},
-        "own": np.array([OWN]),
     }
     return {f"{part.metric}.{name}": array for name, array in found.items()}
 

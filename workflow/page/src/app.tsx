@@ -117,6 +117,13 @@ function Shown({ index, data, view, setView, open, say }: Props) {
     simulated.prediction.values[step * metric.tests.length + view.test];
   const shown = (number: number): string => number.toFixed(metric.digits);
 
+  // For benchmarks: when the page could first be used, and which group it shows.
+  useEffect(() => {
+    if (!performance.getEntriesByName("usable").length) performance.mark("usable");
+    const root = document.getElementById("app");
+    if (root) root.dataset.group = String(view.group);
+  }, [view.group]);
+
   // What an edit did is said once its prediction is there.
   const pending = useRef<{ what: string; before: number } | null>(null);
   const edit = (changes: [number, number][], what: string): void => {
@@ -156,16 +163,15 @@ function Shown({ index, data, view, setView, open, say }: Props) {
     return found;
   }, [data, a, influence, belief, until]);
 
+  const measuredRuns: Line[] = useMemo(() => data.runs.map((run, r) => ({ kind: "run", label: run.id, values: measuredOf(data, metric, r, view.test) })), [data, metric, view.test]);
   const lines: Line[] = useMemo(() => {
     const tests = metric.tests.length;
     const length = data.steps + 1;
-    const measured = (run: number): Float64Array =>
-      Float64Array.from({ length }, (_, t) => metric.measured[(run * length + t) * tests + view.test]);
     const column = (values: Float64Array): Float64Array => Float64Array.from({ length }, (_, t) => values[t * tests + view.test]);
-    const found: Line[] = data.runs.map((run, r) => ({ kind: "run", label: run.id, values: measured(r) }));
+    const found: Line[] = [...measuredRuns];
     found.push({ kind: "mean", label: "mean of the fitting runs", values: column(metric.fit.curve) });
     const add = (kind: "a" | "b", curriculum: Curriculum, simulated: Simulated): void => {
-      found.push({ kind: `measured-${kind}`, label: `${kind.toUpperCase()}, measured`, values: measured(curriculum.run), unlike: curriculum.edits.size > 0 });
+      found.push({ kind: `measured-${kind}`, label: `${kind.toUpperCase()}, measured`, values: measuredOf(data, metric, curriculum.run, view.test), unlike: curriculum.edits.size > 0 });
       found.push({
         kind,
         label: `${kind.toUpperCase()}, predicted`,
@@ -176,7 +182,7 @@ function Shown({ index, data, view, setView, open, say }: Props) {
     if (view.b && b) add("b", view.b, b);
     add("a", view.a, a);
     return found;
-  }, [data, metric, view.test, view.a, view.b, a, b]);
+  }, [data, metric, measuredRuns, view.test, view.a, view.b, a, b]);
 
   const runOptions = ["held_out", "unseen", "validate", "fit"].map((split) => {
     const runs = data.runs.map((run, number) => ({ ...run, number })).filter((run) => run.split === split);
@@ -203,7 +209,7 @@ function Shown({ index, data, view, setView, open, say }: Props) {
         </label>
         <label>Test example
           <select id="test" value={view.test} onChange={(event) => change({ test: Number(event.currentTarget.value) })}>
-            {metric.places.map((one, number) => one.own === place.own && <option value={number}>{clipped(`${data.tests[metric.tests[number]].label}: ${data.tests[metric.tests[number]].prompt}`, 60)}</option>)}
+            {useMemo(() => metric.places.map((one, number) => one.own === place.own && <option value={number}>{clipped(`${data.tests[metric.tests[number]].label}: ${data.tests[metric.tests[number]].prompt}`, 60)}</option>), [data, metric, place.own])}
           </select>
         </label>
         <label>Curriculum A starts as the run
@@ -263,6 +269,12 @@ function Shown({ index, data, view, setView, open, say }: Props) {
       <Notes data={data} index={index} />
     </>
   );
+}
+
+/** The measured values of a test in a run, [steps + 1]. */
+function measuredOf(data: Group, metric: Metric, run: number, test: number): Float64Array {
+  const length = data.steps + 1;
+  return Float64Array.from({ length }, (_, t) => metric.measured[(run * length + t) * metric.tests.length + test]);
 }
 
 const SPLITS: Record<string, string> = {

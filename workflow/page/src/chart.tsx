@@ -1,6 +1,6 @@
 import { scaleLinear } from "d3-scale";
 import { area, line } from "d3-shape";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Metric } from "./data";
 
 export interface Line {
@@ -44,6 +44,8 @@ export function Chart({ lines, metric, step, levels, onStep }: Props) {
   const x = scaleLinear([0, steps], [EDGE.left, width - EDGE.right]);
   const y = scaleLinear([low, high], [HEIGHT - EDGE.bottom, EDGE.top]).nice();
   const path = line<number>((_, t) => x(t), (value) => y(value));
+  const all = lines.filter((one) => one.kind === "run");
+  const runs = useMemo(() => all.map((one) => path(one.values as unknown as number[]) ?? "").join(""), [all[0].values, all.length, width, ...y.domain()]);
   const band = ({ values, widths }: Line, level: number): string =>
     area<number>((_, t) => x(t), (value, t) => y(value - widths![level][t]), (value, t) => y(value + widths![level][t]))(values as unknown as number[]) ?? "";
   const clip = `M${EDGE.left},0H${width}V${HEIGHT - EDGE.bottom}H${EDGE.left}Z`;
@@ -70,7 +72,7 @@ export function Chart({ lines, metric, step, levels, onStep }: Props) {
           <text x={(EDGE.left + width) / 2} y={HEIGHT - 2} text-anchor="middle">updates</text>
         </g>
         <g clip-path="url(#plot)">
-          {lines.filter((one) => one.kind === "run").map((one) => <path class="run" d={path(one.values as unknown as number[]) ?? ""} />)}
+          <path class="run" d={runs} />
           {bands.map((one) => [...levels.keys()].reverse().map((level) => <path class={`band ${one.kind}`} d={band(one, level)} />))}
           {lines.filter((one) => one.kind !== "run").map((one) => (
             <path class={`line ${one.kind}${one.unlike ? " unlike" : ""}`} data-line={one.kind} d={path(one.values as unknown as number[]) ?? ""} />

@@ -5,6 +5,7 @@ import { EMPTY } from "./engine";
 
 const DRAGGED = "application/x-gptfluence";
 const LISTED = 30;
+const SHADES = 8;
 
 /** A number with its sign, and in words whether it helps. */
 function Effect({ value, metric }: { value: number; metric: Metric }) {
@@ -54,17 +55,22 @@ interface StripProps {
 
 /** All slots at once, coloured by effect: for the eye and the pointer; the list below says the same in words. */
 export function Strip({ slots, effects, steps, batch, step, slot, edits, onPick }: StripProps) {
-  const most = effects.reduce((max, effect) => Math.max(max, Math.abs(effect)), 0) || 1;
-  const cells = [];
-  for (let t = 0; t < steps; t++)
-    for (let j = 0; j < batch; j++) {
-      const at = t * batch + j;
-      const strength = Math.min(Math.abs(effects[at]) / most, 1);
-      const kind = slots[at] === EMPTY ? "empty" : effects[at] < 0 ? "lowers" : "raises";
-      cells.push(
-        <rect class={`cell ${kind}${edits.has(at) ? " edited" : ""}`} x={t + 0.06} y={j + 0.06} width="0.88" height="0.88" fill-opacity={0.08 + 0.92 * Math.sqrt(strength)} />,
-      );
-    }
+  // A few paths, not thousands of rectangles: cells of like colour are one.
+  const paths = useMemo(() => {
+    const most = effects.reduce((max, effect) => Math.max(max, Math.abs(effect)), 0) || 1;
+    const found = new Map<string, string>();
+    const add = (kind: string, at: number): void => {
+      const [t, j] = [Math.floor(at / batch), at % batch];
+      found.set(kind, `${found.get(kind) ?? ""}M${t + 0.06},${j + 0.06}h.88v.88h-.88z`);
+    };
+    slots.forEach((example, at) => {
+      if (example === EMPTY) return add("empty", at);
+      const shade = Math.round(SHADES * Math.sqrt(Math.min(Math.abs(effects[at]) / most, 1)));
+      add(`${effects[at] < 0 ? "lowers" : "raises"} ${shade}`, at);
+    });
+    for (const at of edits.keys()) add("edited", at);
+    return [...found];
+  }, [slots, effects, batch, edits]);
   const pick = (event: MouseEvent): void => {
     const at = (event.currentTarget as Element).getBoundingClientRect();
     const t = Math.floor(((event.clientX - at.left) / at.width) * steps);
@@ -74,7 +80,10 @@ export function Strip({ slots, effects, steps, batch, step, slot, edits, onPick 
   return (
     <figure class="strip">
       <svg viewBox={`0 0 ${steps} ${batch}`} preserveAspectRatio="none" aria-hidden="true" onClick={pick} style={{ height: `${Math.min(batch * 18, 180)}px` }}>
-        {cells}
+        {paths.map(([kind, d]) => {
+          const [name, shade] = kind.split(" ");
+          return <path key={kind} class={`cell ${name}`} d={d} fill-opacity={shade ? 0.08 + (0.92 * Number(shade)) / SHADES : undefined} />;
+        })}
         <rect class="chosen" x={step} y="0" width="1" height={batch} />
         <rect class="chosen slot" x={step} y={slot} width="1" height="1" />
       </svg>

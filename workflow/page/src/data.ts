@@ -132,6 +132,7 @@ export function makeGroup(bytes: Uint8Array): Group {
   const metrics: Metric[] = header.metrics.map((metric: Metric & { tasks: number[]; unit: number }) => {
     const fit = Object.fromEntries(FITTED.map((name) => [name, f64(`${metric.name}.${name}`)])) as unknown as Fit;
     fit.tasks = metric.tasks;
+    fit.ownShare = header.ownShare;
     const tests: number[] = [];
     const places: { own: number; place: number }[] = [];
     metric.tasks.forEach((number, own) => {

@@ -76,6 +76,16 @@ test("influences of all shares add up to the departure from the mean curve", () 
 
 test("products are symmetric sums", () => {
   assert.deepEqual([...gramOf(Float64Array.of(1, 2, 3, 4), 2)], [10, 14, 14, 20]);
+  for (const [count, n] of [[9, 4], [10, 5], [4, 1], [3, 24]]) {
+    const rows = numbers(count * n, 9);
+    const gram = gramOf(rows, n);
+    for (let a = 0; a < n; a++)
+      for (let b = 0; b < n; b++) {
+        let sum = 0;
+        for (let row = 0; row < count; row++) sum += rows[row * n + a] * rows[row * n + b];
+        assert.ok(Math.abs(gram[a * n + b] - sum) < 1e-12);
+      }
+  }
 });
 
 const data = {
