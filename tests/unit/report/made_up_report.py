@@ -1,4 +1,4 @@
-"""A report of made-up scores, with every table that the design has, and two figures."""
+"""A report of made-up scores, with seven tables and two figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 from drawn_from import make_curves
-from gptfluence.design import SCORED, TABLES
+from gptfluence.design import SCORED, item_modules
 from gptfluence.io import file_digest, write_json, write_parquet
 from gptfluence.paper.figures import write_figure
 from gptfluence.paper.tables import write_table
@@ -22,6 +22,7 @@ from made_up_judged import make_judged, make_mislabels, write_judged, write_misl
 MODELS = ["nano-0.2m", "<b>bold</b> & wide"]
 """The second one is a name that would be markup if it were not escaped."""
 
+TABLES = ("table_1", "table_2", "table_3", "table_4", "table_attribution", "table_simulators", "table_choices")
 FIGURES = ("figure_6", "figure_7")
 """The others take long to draw."""
 
@@ -52,7 +53,7 @@ def write_inputs(folder: Path) -> dict[str, Any]:
     write_apart(scores["simulators"], make_apart())
     write_choices(scores["choices"], make_choices())
     common = {"scale": "made-up", "models": MODELS}
-    tables = {name: common | {"table": name} | scores for name in TABLES}
+    tables = {name: common | {"table": name, "module": _module(name)} | scores for name in TABLES}
     stages = {"dynamics": {"files": ["data/dynamics/a.parquet", "data/dynamics/b.parquet"], "digest": "0" * 12}}
     for name, spec in tables.items():
         outputs = {form: folder / f"results/tables/{name}.{form}" for form in ("csv", "html", "md", "tex")}
@@ -60,7 +61,9 @@ def write_inputs(folder: Path) -> dict[str, Any]:
         stages[name] = _note(outputs)
     for name in FIGURES:
         outputs = {form: folder / f"results/figures/{name}.{form}" for form in ("pdf", "png")}
-        write_figure(common | {"figure": name, "width_in": 6.75, "example_curves": 2} | scores, outputs)
+        write_figure(
+            common | {"figure": name, "module": _module(name), "width_in": 6.75, "example_curves": 2} | scores, outputs
+        )
         stages[name] = _note(outputs)
     return {
         "scale": "made-up",
@@ -80,6 +83,11 @@ def write_inputs(folder: Path) -> dict[str, Any]:
         "stages": stages,
         "code": "0" * 12,
     }  # fmt: skip
+
+
+def _module(item: str) -> str:
+    package, module = item_modules(item)
+    return module.removeprefix(f"{package}.")
 
 
 def _note(outputs: dict[str, Path]) -> dict[str, Any]:

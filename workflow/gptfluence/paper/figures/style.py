@@ -25,6 +25,7 @@ _LINES = {
     "global_ar1": ("#E69F00", "+", (0, (3, 1, 1, 1))),
     "mean_curve": ("#CC79A7", "d", (0, (4, 1))),
     "predicted_curve": ("#CC79A7", "D", (0, (1, 1))),
+    "time_curve": ("#CC79A7", "s", (0, (2, 1))),
     "tracin_cp": ("#009E73", "v", (0, (3, 1))),
     "tracin": ("#009E73", "*", (0, (1, 1))),
     "tracin_adamw": ("#009E73", "P", (0, (5, 1))),
@@ -41,7 +42,7 @@ _OTHERS = [("#7F7F7F", "v"), ("#7F7F7F", "P"), ("#7F7F7F", "*"), ("#999933", "h"
 
 IN_TABLES_ONLY = (
     *("global_ar1", "simfluence_additive", "simfluence_multiplicative", "gptfluence_gradients", "gptfluence_mlp"),
-    *("predicted_curve", "tracin", "tracin_adamw"),
+    *("predicted_curve", "time_curve", "tracin", "tracin_adamw"),
 )
 """What the figures leave out, so that the lines of the methods that the paper draws can be told apart."""
 
