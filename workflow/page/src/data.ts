@@ -148,7 +148,7 @@ export function makeGroup(bytes: Uint8Array): Group {
   return { ...header, steps, batch, runs: all, metrics, simulator };
 }
 
-const FITTED = ["curve", "weights", "replicas", "metrics", "reach", "quantiles", "spread", "apart", "own", "extent"];
+const FITTED = ["curve", "weights", "replicas", "metrics", "reach", "quantiles", "spread", "apart", "extent"];
 
 /** Numbers of an array whose bytes stand plane by plane: all first ones, all second ones, ... */
 function unpack(body: Uint8Array, { type, shape, offset }: Place): Bytes {
