@@ -40,7 +40,8 @@ def make_small(raw: dict[str, Any]) -> dict[str, Any]:
     for name in ("gptfluence_mlp", "gptfluence_gradients"):
         small["simulators"]["methods"].pop(name)
         small["scores"]["variants"].pop(name, None)
-    small["scores"]["unseen_tests"]["methods"].remove("gptfluence_gradients")
+    for name in ("gptfluence_gradients", "global_ar1"):
+        small["scores"]["unseen_tests"]["methods"].remove(name)
     small["baselines"]["trivial"] = ["persistence", "mean_curve"]
     small["paper"]["example_curves"] = 1
     return small

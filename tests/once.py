@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def make_once(temporary: pytest.TempPathFactory, name: str, make: Callable[[Path
     folder, made = base / name, base / f"{name}.made"
     with FileLock(base / f"{name}.lock"):
         if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # where it failed before, it fails again, in its own words
             folder.mkdir()
             make(folder)
             made.touch()

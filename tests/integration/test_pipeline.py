@@ -210,7 +210,7 @@ def test_changed_setting_reruns_what_depends_on_it(copy: Path) -> None:
     edit(copy, lambda p: p["scores"].update(confidence=0.5))
     edit(copy, lambda p: p["simulators"]["methods"]["simfluence"].update(strengths=[0.1, 10.0]))
     judged = dict.fromkeys(("score_simulations", "judge_attribution", "judge_simulators", "judge_choices"), 1)
-    shown = {"write_table": 10, "write_figure": 30, "write_report": 1}
+    shown = {"write_table": 10, "write_figure": 30, "write_page": 1, "write_report": 1}
     assert planned(copy) == {**judged, "refit_simulators": 4, **shown, "all": 1}
     edit(copy, lambda p: p["scores"].update(confidence=0.95))
     assert planned(copy) == {}
