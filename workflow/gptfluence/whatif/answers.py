@@ -7,6 +7,7 @@ ROUGE-L 0-1.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,10 @@ FINAL, CURVE = "final", "curve"
 """What influence is on: the last value, or every step's."""
 
 
-class _Answer:
+class _Answer(ABC):
+    @abstractmethod
     def rows(self) -> pa.Table:
-        raise NotImplementedError
+        """Return the values, one a row."""
 
     def frame(self) -> pd.DataFrame:
         """Return the rows as a pandas data frame."""
