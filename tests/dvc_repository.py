@@ -235,29 +235,40 @@ def make_repository(folder: Path, home: Path, params: Mapping[str, Any] | None =
     repository = Repository(folder, home)
     raw = params or make_small(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     repository.write_params(raw)
+    keep_items(repository, ["table_1", "table_2", "table_simulators"], ["figure_2", "figure_6", "figure_simulators"])
     repository.git("init", "--quiet", "--initial-branch", "main")
     return repository
 
 
-def keep_one_table_and_figure(repository: Repository) -> None:
-    """Leave table_1 and figure_6 alone in a copy of the project: the others are made in the same way, and take time.
-
-    Nor is a report made, which shows the scores of all.
-    """
+def keep_items(repository: Repository, tables: list[str], figures: list[str]) -> None:
+    """Leave some tables and figures alone in a copy of the project; others are made in the same way, and take time."""
     design = repository.path("workflow/gptfluence/design.py")
     text = design.read_text(encoding="utf-8")
-    for name, new in (("TABLES", '{"table_1": ("scores",)}'), ("FIGURES", '{"figure_6": ("scores",)}')):
-        text, count = re.subn(rf"^{name} = {{.*?^}}", f"{name} = {new}", text, flags=re.MULTILINE | re.DOTALL)
-        assert count == 1, f"{name} occurs {count} times"
+    for name, forms, kept in (("TABLES", "TABLE_FORMS", tables), ("FIGURES", "FIGURE_FORMS", figures)):
+        assert text.count(f"\n{forms} = ") == 1
+        text = text.replace(f"\n{forms} = ", f"\n{name} = {{name: {name}[name] for name in {kept}}}\n{forms} = ")
     design.write_text(text, encoding="utf-8")
     path = repository.path("dvc.yaml")
     dvc = yaml.safe_load(path.read_text(encoding="utf-8"))
     stages = dvc["stages"]
-    shown = ("table_", "tables_", "figure_", "scores_", "report")
-    for name in [name for name in stages if name.startswith(shown)]:
-        del stages[name]
-    stages["tables"]["foreach"] = ["table_1"]
-    stages["figures"]["foreach"] = {"figure_6": "scores"}
+    kept = {*tables, *figures}
+    for name, stage in list(stages.items()):
+        items = stage.get("foreach", [name])
+        left = {item: items[item] for item in items if item in kept} if isinstance(items, dict) else kept & {*items}
+        if not left and name.startswith(("table", "figure")):
+            del stages[name]
+        elif "foreach" in stage:
+            stage["foreach"] = left if isinstance(items, dict) else sorted(left)
+    path.write_text(yaml.safe_dump(dvc, sort_keys=False), encoding="utf-8")
+
+
+def keep_one_table_and_figure(repository: Repository) -> None:
+    """Leave table_1 and figure_6 alone, and make no report, which shows the scores of all."""
+    keep_items(repository, ["table_1"], ["figure_6"])
+    path = repository.path("dvc.yaml")
+    dvc = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name in [name for name in dvc["stages"] if name.startswith(("scores_", "report"))]:
+        del dvc["stages"][name]
     path.write_text(yaml.safe_dump(dvc, sort_keys=False), encoding="utf-8")
     snakefile = repository.path("Snakefile")
     text = snakefile.read_text(encoding="utf-8")
