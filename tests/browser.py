@@ -14,32 +14,36 @@ from selenium.webdriver.chrome.service import Service
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 
 
+def missing_browser() -> str | None:
+    """Say what is missing for a browser, or return None."""
+    return None if CHROMIUM and DRIVER else "no chromium or chromedriver: apt-get install chromium chromium-driver"
+
+
 @contextlib.contextmanager
 def open_browser() -> Iterator[webdriver.Chrome]:
-    """Start Chromium with a laptop's window; end it with all its processes."""
+    """Start Chromium with a laptop's window; end it with all its processes.
+
+    It notes its console, and all that it asks a network for.
+    """
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1366,900"):
         options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    browser.set_script_timeout(30)
+    browser.set_script_timeout(60)
     try:
         yield browser
     finally:
         browser.quit()
 
 
-def resize(browser: webdriver.Chrome, width: int, height: int) -> None:
-    """Make the page as large as a device's screen, below the least width of a window, too."""
+def look(browser: webdriver.Chrome, width: int, height: int = 900, dark: bool = False, media: str = "screen") -> None:
+    """Make the page as wide as a device's screen, below the least width of a window, too; dark or light; or print."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def prefer_dark(browser: webdriver.Chrome, dark: bool) -> None:
-    """Ask pages for their dark or light colours."""
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
 
 
 def open_page(browser: webdriver.Chrome, path: Path, fragment: str = "") -> None:

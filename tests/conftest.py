@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import yaml
+from browser import missing_browser, open_browser
 from once import make_once
 from pipeline import ROOT, make_tiny, make_whole, snakemake
+from selenium import webdriver
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +36,15 @@ def raw_params() -> dict[str, Any]:
 def tiny_params(raw_params: dict[str, Any]) -> dict[str, Any]:
     """A plan of two kinds of runs that two cores finish in about a minute."""
     return make_tiny(raw_params)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[webdriver.Chrome]:
+    """A browser without a window; without one installed, tests are skipped, but not in CI."""
+    if why := missing_browser():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

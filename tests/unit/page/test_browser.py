@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, DRIVER, complaints, open_browser, open_page, prefer_dark, resize, settle
+from browser import complaints, look, open_page, settle
 from gptfluence.page import write
 from gptfluence.page.write import write_page
 from gptfluence.simulators.data import load_group
@@ -18,15 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 from whatif import HOSTILE, simulate, write_made_up
 
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
-
 UNITS = {"loss": 1.0, "bleu": 100.0}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chrome]:
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +36,7 @@ def page(spec: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(autouse=True)
 def no_complaints(browser: Chrome) -> Iterator[None]:
     complaints(browser)
+    look(browser, 1366)
     yield
     assert complaints(browser) == []
 
@@ -234,8 +227,7 @@ def test_hostile_texts_are_texts(browser: Chrome, page: Path) -> None:
 @pytest.mark.parametrize("width", [360, 1366])
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_phones_and_laptops_and_can_be_read(browser: Chrome, page: Path, width: int, dark: bool) -> None:
-    resize(browser, width, 740)
-    prefer_dark(browser, dark)
+    look(browser, width, 740, dark)
     open_page(browser, page, "group=g&metric=loss&test=0&run=g-05&step=4&b=g-06")
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.execute_script(_CONTRAST) >= 4.5

@@ -1,11 +1,8 @@
-"""A made-up report, and a browser that opens it."""
+"""A made-up report, closed and opened in a browser."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,27 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_once(tmp_path_factory, "report", make)
 
 
-@pytest.fixture(scope="session")
-def driver() -> Iterator[webdriver.Chrome]:
-    """A browser without a window, which notes its console and all that it asks a network for."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    service = shutil.which("chromedriver")
-    if not browser or not service:
-        message = "needs a browser: apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(service))
-    yield chrome
-    chrome.quit()
-
-
 @pytest.fixture
-def page(driver: webdriver.Chrome, made: Path) -> Page:
+def page(browser: webdriver.Chrome, made: Path) -> Page:
     """The made-up report, opened."""
-    return Page(driver, made / "results/report.html")
+    return Page(browser, made / "results/report.html")

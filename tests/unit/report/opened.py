@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from browser import look
 from selenium import webdriver
 
 
@@ -25,10 +26,7 @@ class Page:
 
     def look(self, width: int = 1280, dark: bool = False, media: str = "screen") -> None:
         """Turn it into a page of another width, scheme of colours, or medium."""
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 700}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+        look(self.driver, width, dark=dark, media=media)
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a script in the page, with everything laid out, and return what it returns."""
