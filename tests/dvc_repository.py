@@ -22,6 +22,10 @@ FOLDERS = ("data/tasks", "data/curricula", "data/models", "data/dynamics", "data
            "results/scores", "results/tables", "results/figures")  # fmt: skip
 """What the stages make, plan aside."""
 
+KEPT_TABLES = ["table_1", "table_2", "table_simulators"]
+KEPT_FIGURES = ["figure_2", "figure_6", "figure_simulators"]
+"""What repositories make that are worked with for long."""
+
 SHARED_OUTPUTS = ("results/scores", "results/tables", "results/figures", "results/whatif")
 """Files with plain names: the ones that another configuration writes over."""
 
@@ -54,6 +58,8 @@ def make_smallest(raw: dict[str, Any]) -> dict[str, Any]:
     small["simulators"]["methods"].pop("gptfluence")
     small["scores"]["variants"].pop("gptfluence")
     small["scores"]["unseen_tests"]["methods"].remove("gptfluence")
+    small["scores"]["schedules"]["methods"].remove("gptfluence")
+    small["scores"]["convergence"].pop("gptfluence")
     return small
 
 
@@ -235,7 +241,6 @@ def make_repository(folder: Path, home: Path, params: Mapping[str, Any] | None =
     repository = Repository(folder, home)
     raw = params or make_small(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
     repository.write_params(raw)
-    keep_items(repository, ["table_1", "table_2", "table_simulators"], ["figure_2", "figure_6", "figure_simulators"])
     repository.git("init", "--quiet", "--initial-branch", "main")
     return repository
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dvc_repository import Repository, change_everything, make_repository
+from dvc_repository import (
+    KEPT_FIGURES,
+    KEPT_TABLES,
+    Repository,
+    change_everything,
+    keep_items,
+    make_repository,
+)
 from once import make_once
 
 
@@ -18,6 +25,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
     def make(base: Path) -> None:
         origin = make_repository(base / "origin", base / "home")
+        keep_items(origin, KEPT_TABLES, KEPT_FIGURES)
         origin.dvc("remote", "add", "--default", "storage", str(base / "storage"))
         origin.snakemake()
         origin.dvc("repro")
