@@ -119,4 +119,5 @@ def _exec_snakemake(design: Design, stage: str) -> NoReturn:
     command += ["--allowed-rules", *_RULES[stage], "--", target]
     # Not a child process: a wrapper that ends first would leave Snakemake and its lock behind.
     sys.stdout.flush()
+    os.environ["GPTFLUENCE_STAGE"] = stage  # see `refuse_hard_links`
     os.execv(sys.executable, command)

@@ -134,7 +134,7 @@ def _why_stale(files: list[str], spec: dict[str, Any], digests: Digests) -> str 
     return None
 
 
-def refuse_hard_links(design: Design, standing: Standing, only: set[str] | None = None) -> None:
+def refuse_hard_links(design: Design, standing: Standing, only: str | None = None) -> None:
     """Refuse to replace files that are write-protected hard links into DVC's cache: Snakemake would not do it.
 
     Root may replace them, and does no harm: every file is written beside its place and renamed.
@@ -142,12 +142,12 @@ def refuse_hard_links(design: Design, standing: Standing, only: set[str] | None 
     Args:
         design: the plan.
         standing: what stands of it.
-        only: what the call is asked for, where it may make nothing else: stages, or first files of stages.
+        only: the stage that the call makes, if it makes nothing else.
 
     Raises:
         UserError: names the first such file among those that are to be made again, and the remedy.
     """
-    stale = [stage for stage in standing.stale if only is None or {stage, design.stages[stage][0]} & only]
+    stale = [stage for stage in standing.stale if only in (None, stage)]
     again = [file for stage in stale for file in design.stages[stage]]
     again += [design.gangs[gang].manifest for gang in standing.broken]
     again += design.stages["curricula"] if standing.missing["curricula"] else []  # drawn by one job

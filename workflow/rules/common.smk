@@ -28,10 +28,8 @@ if STANDING:
         print("removed the lock of a Snakemake that was killed", file=sys.stderr)
     announce()
     try:
-        # A stage of dvc.yaml is made by its own rules alone: DVC has put copies in the place of its outputs.
-        alone = workflow.dag_settings.allowed_rules
-        asked = {str(target) for target in workflow.dag_settings.targets}
-        refuse_hard_links(DESIGN, STANDING, asked if alone else None)
+        # A stage of dvc.yaml makes its own files alone, in whose place DVC has put copies.
+        refuse_hard_links(DESIGN, STANDING, os.environ.get("GPTFLUENCE_STAGE"))
     except UserError as error:
         raise WorkflowError(str(error)) from None
     slurm.register()
