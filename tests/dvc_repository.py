@@ -268,11 +268,11 @@ def keep_items(repository: Repository, tables: list[str], figures: list[str]) ->
 
 
 def keep_one_table_and_figure(repository: Repository) -> None:
-    """Leave table_1 and figure_6 alone, and make no report, which shows the scores of all."""
+    """Leave table_1 and figure_6 alone, and make no report, which shows the scores of all, nor refits."""
     keep_items(repository, ["table_1"], ["figure_6"])
     path = repository.path("dvc.yaml")
     dvc = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for name in [name for name in dvc["stages"] if name.startswith(("scores_", "report"))]:
+    for name in [name for name in dvc["stages"] if name.startswith(("scores_", "refits", "report"))]:
         del dvc["stages"][name]
     path.write_text(yaml.safe_dump(dvc, sort_keys=False), encoding="utf-8")
     snakefile = repository.path("Snakefile")
