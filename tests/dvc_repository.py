@@ -20,13 +20,16 @@ BIN = Path(sys.executable).parent
 FOLDERS = ("data/tasks", "data/curricula", "data/models", "data/dynamics", "data/mislabels", "data/choices",
            "results/features", "results/attribution", "results/simulators", "results/simulations", "results/refits",
            "results/scores", "results/tables", "results/figures")  # fmt: skip
-"""What the stages make, plan aside."""
+"""What the stages make, plan and pages aside."""
+
+PAGE = ("results/whatif.html", "results/whatif.provenance.json")
+"""One of the pages; the other one, the report, holds what jobs took, and so is another each time that it is made."""
 
 KEPT_TABLES = ["table_1", "table_2", "table_simulators"]
 KEPT_FIGURES = ["figure_2", "figure_6", "figure_simulators"]
 """What repositories make that are worked with for long."""
 
-SHARED_OUTPUTS = ("results/scores", "results/tables", "results/figures", "results/whatif")
+SHARED_OUTPUTS = ("results/scores", "results/tables", "results/figures", *PAGE)
 """Files with plain names: the ones that another configuration writes over."""
 
 
@@ -180,7 +183,8 @@ class Repository:
 
     def made(self, *folders: str) -> list[str]:
         """Return the paths of all files below `folders` (default: all that stages make), sorted."""
-        found = (path for folder in folders or FOLDERS for path in self.path(folder).rglob("*"))
+        found = [path for folder in folders or FOLDERS for path in self.path(folder).rglob("*")]
+        found += () if folders else map(self.path, PAGE)
         return sorted(str(path.relative_to(self.folder)) for path in found if path.is_file())
 
     def digests(self, *folders: str) -> dict[str, str]:
