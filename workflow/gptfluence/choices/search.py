@@ -88,7 +88,12 @@ class Space:
 
 
 def search(
-    simulator: Simulator, space: Space, rates: Array, first_values: Array, generator: np.random.Generator
+    simulator: Simulator,
+    space: Space,
+    rates: Array,
+    first_values: Array,
+    generator: np.random.Generator,
+    each_round: Callable[[int], object] = int,
 ) -> Examples:
     """Return the curriculum with the lowest mean last value that is found, [steps, batch].
 
@@ -98,15 +103,16 @@ def search(
         rates: [steps], learning rate of each update.
         first_values: [start, tests], what simulations start from.
         generator: of starts and moves.
+        each_round: is called with the number of rounds of `exchange` that are done.
     """
     if isinstance(simulator, GradientResponse):
         effects, tokens = final_effects(simulator, rates), simulator.responses.kernels.tokens
         typical = tokens[: space.pool].mean() * space.batch
         start = assign(space, effects[:, : space.pool] * tokens[: space.pool] / typical)
-        return exchange(space, start, share_objective(effects, tokens), generator)
+        return exchange(space, start, share_objective(effects, tokens), generator, each_round)
     objective = simulated_objective(simulator, rates, first_values)
     starts = np.stack([space.draw(generator) for _ in range(CANDIDATES)])
-    return exchange(space, starts[objective(starts).argmin()], objective, generator)
+    return exchange(space, starts[objective(starts).argmin()], objective, generator, each_round)
 
 
 def simulated_objective(simulator: Simulator, rates: Array, first_values: Array) -> Objective:
@@ -199,14 +205,22 @@ def assign(space: Space, costs: Array) -> Examples:
     return np.nonzero(placed)[1].reshape(steps, space.batch)
 
 
-def exchange(space: Space, start: Examples, objective: Objective, generator: np.random.Generator) -> Examples:
+def exchange(
+    space: Space,
+    start: Examples,
+    objective: Objective,
+    generator: np.random.Generator,
+    each_round: Callable[[int], object] = int,
+) -> Examples:
     """Improve a curriculum, [steps, batch], move by move, each the best of CANDIDATES random ones.
 
     A move lets two examples of an epoch change places, or puts an example from outside in the place of a chosen one of
     its stratum.
     """
-    best, lowest, patience = start, objective(start[None])[0], PATIENCE
+    best, lowest, patience, rounds = start, objective(start[None])[0], PATIENCE, 0
     while patience:
+        each_round(rounds)
+        rounds += 1
         candidates = _moves(space, best, generator)
         values = objective(candidates)
         leading = values.argmin()

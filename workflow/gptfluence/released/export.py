@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gptfluence.bars import Bar
 from gptfluence.design import Design
 from gptfluence.errors import UserError
 from gptfluence.io import atomic_folder, read_parquet, read_provenance
@@ -166,10 +167,12 @@ def export_released(design: Design, runs: list[Run], folder: Path) -> None:
 
 def _each(runs: list[Run]) -> Iterator[Run]:
     notes = Notes()
-    for number, run in enumerate(runs):
-        if number and notes.due():
-            log.info("%d of %d runs, %.0f s left", number, len(runs), notes.left(number, len(runs)))
-        yield run
+    with Bar("export", len(runs), "runs") as bar:
+        for number, run in enumerate(runs):
+            bar.to(number)
+            if number and notes.due() and not bar.visible:
+                log.info("%d of %d runs, %.0f s left", number, len(runs), notes.left(number, len(runs)))
+            yield run
 
 
 def mixture_offsets(design: Design) -> dict[str, int]:

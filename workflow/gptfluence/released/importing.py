@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gptfluence.bars import Bar
 from gptfluence.errors import UserError
 from gptfluence.identity import code_digest
 from gptfluence.io import digest, read_provenance, write_json, write_parquet, write_text
@@ -120,12 +121,14 @@ class _Importer:
     def read(self) -> None:
         """Read every file of the source."""
         notes = Notes()
-        for member, behind in self._source.members():
-            self._take(member)
-            if notes.due():
-                share = behind / max(self._source.size, 1)
-                log.info("%3.0f %%, %d runs, %.0f MB/s, %.0f s left", 100 * share, len(self.stems),
-                         behind / 1e6 / notes.passed(), notes.left(behind, self._source.size))  # fmt: skip
+        with Bar("import", self._source.size, "B") as bar:
+            for member, behind in self._source.members():
+                self._take(member)
+                bar.to(behind)
+                if notes.due() and not bar.visible:
+                    share = behind / max(self._source.size, 1)
+                    log.info("%3.0f %%, %d runs, %.0f MB/s, %.0f s left", 100 * share, len(self.stems),
+                             behind / 1e6 / notes.passed(), notes.left(behind, self._source.size))  # fmt: skip
         for recording in self._open.values():
             write_recording(recording, self.stems[recording.folder])
         self._open.clear()

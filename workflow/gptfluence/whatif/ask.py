@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gptfluence.bars import Bar, barred
 from gptfluence.errors import UserError
 from gptfluence.randomness import named_generator
 from gptfluence.simulators.base import Array, Simulator
@@ -61,6 +62,7 @@ class WhatIf:
         fitted = facts["fitted_on"]
         self._first = np.array(fitted["first_values"], float)  # [start, tests]
         self._rates = np.array(fitted["rates"], float)
+        self._last: tuple[Curriculum, Run] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -143,7 +145,10 @@ class WhatIf:
         return f"{self.where}: {self.facts['method']}"
 
     def _run(self, curriculum: Curriculum) -> Run:
-        return self.engine.run(self._shares(curriculum), self.schedule(curriculum), self._first)
+        """Return a curriculum's run; the last one is kept, as who asks about a run goes on asking about it."""
+        if self._last is None or self._last[0] != curriculum:
+            self._last = curriculum, self.engine.run(self._shares(curriculum), self.schedule(curriculum), self._first)
+        return self._last[1]
 
     # --------------------------------------------------------------------------------------------------- answers
 
@@ -169,7 +174,8 @@ class WhatIf:
             raise UserError("curricula that are simulated together need the same number of steps")
         chosen = self._tests(tests)
         runs = [(self._shares(curriculum), self.schedule(curriculum)) for curriculum in asked]
-        values = np.stack([self.engine.run(*run, self._first).values[:, chosen] for run in runs])
+        shown = barred(runs, "simulate", "runs")
+        values = np.stack([self.engine.run(*run, self._first).values[:, chosen] for run in shown])
         distances = [self.engine.distance(*run) for run in runs]
         known = None if None in distances else np.array(distances, float)
         widths = [self.engine.half_widths(*run) for run in runs]
@@ -269,7 +275,7 @@ class WhatIf:
                 raise UserError(f"{other.name} has other steps or learning rates than {curriculum.name}; simulate it")
             pairs = zip(curriculum.batches, other.batches, strict=True)
             changes.append(self._change({step: new for step, (old, new) in enumerate(pairs) if old != new}))
-        return np.concatenate([values for _, values in _blocks(run, changes)])
+        return run.changed(changes)
 
     def select(
         self,
@@ -313,13 +319,15 @@ class WhatIf:
                 raise UserError(f"labels: there is none of {missing[0]}")
             strata = stratify([labels[name] for name in names], budget // 2)
         rows, chosen = self.train.numbers(names), self._tests(tests)
-        found = search(
-            restrict(self.simulator, rows, chosen),
-            Space(self.steps, self.batch, budget, strata),
-            self._rates,
-            self._first[:, chosen],
-            named_generator("whatif.select", seed),
-        )
+        with Bar("search", None, "rounds") as bar:
+            found = search(
+                restrict(self.simulator, rows, chosen),
+                Space(self.steps, self.batch, budget, strata),
+                self._rates,
+                self._first[:, chosen],
+                named_generator("whatif.select", seed),
+                bar.to,
+            )
         return Curriculum.of([[names[i] for i in batch] for batch in found.tolist()], name=f"selected-{budget}")
 
     def with_texts(self, texts: dict[str, tuple[str, str]]) -> WhatIf:
@@ -436,5 +444,7 @@ class WhatIf:
 
 def _blocks(run: Run, changes: Sequence[Change]) -> Iterable[tuple[int, Array]]:
     """Yield the number of a first change and the trajectories of it and the next ones."""
-    for start in range(0, len(changes), BLOCK):
-        yield start, run.changed(changes[start : start + BLOCK])
+    with Bar("simulate", len(changes), "what-ifs") as bar:
+        for start in range(0, len(changes), BLOCK):
+            yield start, run.changed(changes[start : start + BLOCK])
+            bar.to(min(start + BLOCK, len(changes)))

@@ -39,6 +39,8 @@ from gptfluence.simulators.simfluence import Simfluence
 
 TOGETHER = 32
 """Changed runs that are rolled out at once: their coefficients stay in the processor's caches."""
+SPAN = 75
+"""Steps whose values are computed together, from the changes before their end."""
 MOST_PAIRS = 5000**2
 """Products of responses that are kept, 8 bytes each; of longer runs each change is computed anew."""
 
@@ -48,7 +50,7 @@ class Change:
     """Other batches in some steps of a run.
 
     Attributes:
-        steps: [changed], from 0.
+        steps: [changed], from 0, ascending.
         shares: [changed, train], of these steps.
     """
 
@@ -268,7 +270,11 @@ class _Response(Run):
         """Set one task's values after the first."""
         belief = self._engine.simulator.belief(float(np.vdot(predicted, predicted)), variance)
         tests = self._tests[task]
-        values[1:, tests] = belief * predicted + self._curve[1:, tests]
+        if isinstance(tests, slice):
+            own = np.multiply(predicted, belief, out=values[1:, tests])
+            own += self._curve[1:, tests]
+        else:
+            values[1:, tests] = belief * predicted + self._curve[1:, tests]
 
     def _finish(self, values: Array) -> None:
         """Set one run's first value and confine it: most are well within, which costs less to see than to do."""
@@ -313,10 +319,13 @@ class _Response(Run):
                 shares[change.steps] = change.shares
                 values[:] = self._engine.run(shares, self._rates, self._first).values
             return found
+        from scipy.sparse import csr_array  # a batch holds few of all examples
+
         for start in range(0, len(changes), TOGETHER):
             some = changes[start : start + TOGETHER]
             apart = np.concatenate([change.shares - self._shares[change.steps] for change in some])
-            products = (apart @ known.flat).reshape(len(apart), *known.kernels.shape[::2])  # [changed, kernels, tests]
+            products = csr_array(apart) @ known.flat
+            products = products.reshape(len(apart), *known.kernels.shape[::2])  # [changed, kernels, tests]
             stops = np.cumsum([0, *(len(change.steps) for change in some)])
             for i, change in enumerate(some):
                 self._change(found[start + i], known, change.steps, products[stops[i] : stops[i + 1]])
@@ -331,13 +340,18 @@ class _Response(Run):
         """
         # Rows (step, kernel): only kernels of checkpoints that are not yet past.
         step, kernel = np.nonzero(known.reaches[steps])
-        rows = steps[step] * len(known.kernels) + kernel
+        step_of_row = steps[step]
+        rows = step_of_row * len(known.kernels) + kernel
         kept = products[step, kernel]
         for task, tests in enumerate(self._tests):
             of_task = kept[:, tests]
-            predicted = known.main[task][rows].T @ of_task
-            predicted += self._predicted[task]
-            slope = self._slopes[task][steps[step], kernel]
+            predicted = self._predicted[task].copy()
+            # A row's responses are 0 before its step, and rows are in the order of their steps.
+            moves = known.main[task][rows]
+            for start in range(0, len(predicted), SPAN):
+                first = np.searchsorted(step_of_row, start + SPAN)
+                predicted[start : start + SPAN] += moves[:first, start : start + SPAN].T @ of_task[:first]
+            slope = self._slopes[task][step_of_row, kernel]
             square = np.vdot(known.pairs[task][rows[:, None], rows], of_task @ of_task.T)
             variance = self._variances[task] + 2 * float(np.vdot(slope, of_task)) + float(square)
             self._put(values, task, predicted, max(variance, 0.0))
