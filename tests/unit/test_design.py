@@ -534,7 +534,7 @@ def test_a_gguf_file_encodes_as_well(raw_params: dict[str, Any], root: Path) -> 
     raw_params["scale"] = "smollm2"
     for task in ("rte", "webnlg", "sst2"):
         folder = root / "data/own" / task
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ("train.jsonl", "validation.jsonl"):
             (folder / name).write_text("{}\n", encoding="utf-8")
     raw_params["tasks"]["local_folder"] = str(root / "data/own")
