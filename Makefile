@@ -28,7 +28,8 @@ lint: .venv/ready
 real: .venv/ready
 	$(call run_real,real)
 	$(call run_real,smollm2)
-	cp build/real/results/tables/*.md build/real/results/tables/*.csv build/real/results/figures/*.png results/real/real
+	cd build/real/results && cp $(foreach t,1 2 3 4 11 12 simulators,tables/table_$(t).md tables/table_$(t).csv) \
+	  figures/figure_[267].png figures/figure_simulators.png $(CURDIR)/results/real/real
 	cd build/smollm2/results && cp tables/table_[24].md tables/table_[24].csv figures/figure_[27].png $(CURDIR)/results/real/smollm2
 
 define run_real

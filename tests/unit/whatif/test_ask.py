@@ -155,6 +155,10 @@ def test_what_cannot_be_answered_is_said(fitted: Fitted, tmp_path: Path) -> None
     far = known.simulate(plan.with_rates([30 * rate for rate in known.rates]))
     assert far.distances[0] > 2
     assert "times as far from the fitted ones" in far.notes[0]
+    slow = known.simulate(
+        [plan.with_rates(known.rates).named("same"), plan.with_rates([rate / 2 for rate in known.rates]).named("slow")]
+    )
+    assert [note.split(";")[0] for note in slow.notes] == ["slow: has learning rates of its own"]
     short = fitted("simfluence").simulate(Curriculum.of([["a:0", "a:1"]] * 3, name="short"))
     assert [note.split(";")[0] for note in short.notes] == ["short: has 3 steps", "short: has batches of 2"]
     path = tmp_path / "old.safetensors"

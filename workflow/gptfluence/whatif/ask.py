@@ -130,11 +130,13 @@ class WhatIf:
                     "gradient_response can"
                 )
             return np.array(curriculum.rates)
-        if curriculum.steps == self.steps:
+        return self._own_rates(curriculum.steps)
+
+    def _own_rates(self, steps: int) -> Array:
+        """Return the fitting runs' learning rates, in the same form over another number of steps."""
+        if steps == self.steps:
             return self._rates
-        # The same form of schedule over another number of steps.
-        places = np.linspace(0, self.steps, curriculum.steps, endpoint=False)
-        return np.interp(places, np.arange(self.steps), self._rates)
+        return np.interp(np.linspace(0, self.steps, steps, endpoint=False), np.arange(self.steps), self._rates)
 
     @cached_property
     def engine(self) -> Engine:
@@ -427,6 +429,11 @@ class WhatIf:
         size = float(np.median([len(batch) for batch in curriculum.batches]))
         if size != self.batch:
             notes.append(f"{name}: has batches of {size:g}; the simulator was fitted on batches of {self.batch}")
+        if curriculum.rates is not None and not np.allclose(curriculum.rates, self._own_rates(curriculum.steps)):
+            notes.append(
+                f"{name}: has learning rates of its own; they weigh what its examples do, but the curve that all runs "
+                "share stays as it was under the fitting runs' rates"
+            )
         trained = set(self.trained)
         new = [example for example in curriculum.examples if example not in trained]
         if new:
