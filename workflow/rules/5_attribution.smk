@@ -37,6 +37,7 @@ rule measure_kernels:
         "results/benchmarks/measure_kernels/{group}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
+    priority: 1  # the longest jobs, which would else be the last, alone
     threads: 1
     resources:
         mem_mb=memory_of_model,
@@ -58,6 +59,7 @@ rule replay_runs:
         "results/benchmarks/replay_runs/{gang}.{hash}.tsv"
     conda:
         "../envs/gptfluence.yaml"
+    priority: 1  # the longest jobs, which would else be the last, alone
     threads: 1
     resources:
         mem_mb=memory_of_model,
