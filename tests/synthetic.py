@@ -65,6 +65,14 @@ METHOD_SETTINGS = {
         "decays": (1.0, 0.5),
         "strengths": STRENGTHS,
     },
+    "gradient_response_schedules": {
+        "kind": "pooled_response",
+        "kernels": ("adamw", "sgd"),
+        "momenta": (0.0, 0.9),
+        "decays": (1.0, 0.5),
+        "strengths": STRENGTHS,
+        "rates": tuple(1 - step / 40 for step in range(40)),
+    },
     "predicted_curve": {
         "kind": "predicted_curve",
         "kernels": ("adamw", "sgd"),

@@ -42,7 +42,7 @@ from gptfluence.sources import (
     task_spec,
     without_paths,
 )
-from gptfluence.words import PREDICTED_CURVE, TIME_CURVE
+from gptfluence.words import POOLED, PREDICTED_CURVE, TIME_CURVE
 
 SCORES_FILE = "results/scores/scores.parquet"
 CURVES_FILE = "results/scores/curves.parquet"
@@ -339,11 +339,17 @@ class Design:
     def fits(self) -> list[tuple[str, str, str]]:
         """Every (group, metric, method) that is fitted."""
         fits = [(*pair, method) for pair in self.simulation_pairs() for method in self.methods]
+        fits += [
+            (group, "loss", method + POOLED)
+            for group, metric in self.simulation_pairs()
+            if metric == "loss" and self._scheduled(group, ("fit", "validate"))
+            for method in self.params.scores.schedules.methods
+        ]
         return fits + ([(self.mislabelled_group, "loss", RANKING_METHOD)] if self.mislabelled_group else [])
 
     def methods_of(self, group: str) -> list[str]:
         """Return the methods that are fitted on a group."""
-        return [method for name, _, method in self.fits() if name == group]
+        return [method for name, _, method in self.fits() if name == group and method in self.methods]
 
     # What each job is given, and where it writes. A spec holds everything that a job's output depends on; what its
     # input files hold is said by their names.
@@ -613,11 +619,14 @@ class Design:
 
     def fit_spec(self, group: str, metric: str, method: str) -> dict[str, Any]:
         """For fit_simulator."""
-        return self._group_spec(group, metric, ("fit", "validate")) | {
+        spec = self._group_spec(group, metric, ("fit", "validate")) | {
             "method": method,
-            **self._method_spec(group, self.methods[method]),
+            **self._method_spec(group, self.methods[method.removesuffix(POOLED)]),
             "code": code_digest("simulators.fit"),
         }
+        if method.endswith(POOLED):
+            spec["schedules"] = self._scheduled(group, ("fit", "validate"))
+        return spec
 
     def _method_spec(self, group: str, settings: dict[str, Any]) -> dict[str, Any]:
         """Return a method's settings, and the files on training examples that it reads."""
@@ -777,15 +786,20 @@ class Design:
 
     def _schedules_spec(self, group: str) -> dict[str, Any]:
         """Return the runs under other schedules, by schedule and by what they serve for, and what is fitted on all."""
-        runs: dict[str, list[dict[str, Any]]] = {}
-        for run in self.groups[group].runs:
-            if run.split in SCHEDULED:
-                runs.setdefault(run.scheduled, []).append(_run_spec(run, SCHEDULED[run.split]))
+        runs = self._scheduled(group, tuple(SCHEDULED.values()))
         if not runs:
             return {}
         plain = {"settings": {"kind": TIME_CURVE}, "features": None, "table": None, "kernels": None}
         methods = {name: self._method_spec(group, self.methods[name]) for name in self.params.scores.schedules.methods}
         return {"runs": runs, "methods": {TIME_CURVE: plain} | methods}
+
+    def _scheduled(self, group: str, splits: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+        """Return a group's runs under other schedules, by schedule, that serve for one of some purposes."""
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for run in self.groups[group].runs:
+            if SCHEDULED.get(run.split) in splits:
+                runs.setdefault(run.scheduled, []).append(_run_spec(run, SCHEDULED[run.split]))
+        return runs
 
     @cache  # noqa: B019
     def judge_mislabels_spec(self) -> dict[str, Any]:

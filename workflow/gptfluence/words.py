@@ -32,6 +32,9 @@ PREDICTED_CURVE = "predicted_curve"
 TIME_CURVE = "time_curve"
 """Method: the mean curve in optimiser time, of the fitting runs of all schedules."""
 
+POOLED = "_schedules"
+"""Ends the name of a method where its fit is one on the runs of all schedules."""
+
 OWN = "own"
 """Of schedules: the scenario's own settings."""
 

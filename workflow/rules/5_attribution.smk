@@ -35,9 +35,9 @@ rule measure_kernels:
         "logs/attribution/kernels.{group}.{hash}.log",
     benchmark:
         "results/benchmarks/measure_kernels/{group}.{hash}.tsv"
+    priority: 1  # the longest jobs, which would else be the last, alone
     conda:
         "../envs/gptfluence.yaml"
-    priority: 1  # the longest jobs, which would else be the last, alone
     threads: 1
     resources:
         mem_mb=memory_of_model,
@@ -57,9 +57,9 @@ rule replay_runs:
         "logs/attribution/replay.{gang}.{hash}.log",
     benchmark:
         "results/benchmarks/replay_runs/{gang}.{hash}.tsv"
+    priority: 1  # the longest jobs, which would else be the last, alone
     conda:
         "../envs/gptfluence.yaml"
-    priority: 1  # the longest jobs, which would else be the last, alone
     threads: 1
     resources:
         mem_mb=memory_of_model,

@@ -363,8 +363,11 @@ def files_of_runs(runs):
 def inputs_of_fit(wildcards):
     key = wildcards.group, wildcards.metric, wildcards.method
     runs = DESIGN.groups[wildcards.group].runs
-    files = files_of_runs([run for run in runs if run.split in ("fit", "validate")])
     spec = DESIGN.fit_spec(*key)
+    pooled = ("scheduled_fit", "scheduled_validate") if "schedules" in spec else ()
+    files = files_of_runs(
+        [run for run in runs if run.split in ("fit", "validate", *pooled)]
+    )
     files += [
         file for file in (spec["features"], spec["table"], spec["kernels"]) if file
     ]

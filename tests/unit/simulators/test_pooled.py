@@ -7,6 +7,7 @@ from gptfluence.rates import rates_of
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Kernels, Part
 from gptfluence.simulators.pooled import PooledResponse, TimeCurve
 from gptfluence.simulators.registry import make_method, make_pooled
+from gptfluence.words import LEVELS
 from synthetic import METHOD_SETTINGS, planted
 
 OWN = {"learning_rate": 1e-3, "schedule": "linear", "warmup": 0.0}
@@ -116,6 +117,42 @@ def test_the_curve_follows_optimiser_time_and_the_averaged_rate() -> None:
         fresh = draw(1, settings)
         expected = lines(fresh)
         np.testing.assert_allclose(curve.simulate(fresh, expected[:, :1]), expected, atol=1e-5)
+
+
+def noisy(parts: dict[str, Part], noise: float) -> dict[str, Part]:
+    """Add noise to each step after the first, more to the later ones and to the first test."""
+    found = {}
+    for name, (dynamics, curricula) in parts.items():
+        rng = np.random.default_rng([len(name), int(1e6 * noise)])
+        values = dynamics.values.copy()
+        size = noise * np.cumsum(curricula.rates[0])[:, None] / OWN_RATES.sum() * np.array([4, 1, 1, 1, 1])
+        values[:, 1:] += size * rng.normal(size=values[:, 1:].shape)
+        found[name] = Part(Dynamics(values, dynamics.validate), curricula)
+    return found
+
+
+def test_intervals_hold_as_many_values_of_fresh_runs_as_they_say() -> None:
+    simulator = PooledResponse(**SETTINGS, rates=OWN_RATES)
+    simulator.fit_parts(list(noisy(PARTS, 0.05).values()), WORLD.features)
+    fresh = noisy({name: WORLD.train(draw(60, settings)) for name, (_, settings) in DRAWN.items()}, 0.05)
+    inside = []
+    for dynamics, curricula in fresh.values():
+        missed = np.abs(simulator.simulate(curricula, dynamics.values[:, :1]) - dynamics.values)[:, 1:]
+        widths = simulator.half_widths(curricula)
+        assert widths.shape == (3, *dynamics.values.shape) and not widths[:, :, 0].any()
+        inside.append((missed <= widths[:, :, 1:]).mean(axis=(1, 2, 3)))
+        # They are wider where there is more noise: late, and in the first test.
+        assert (widths[1, :, -1] > 2 * widths[1, :, 1]).all()
+        assert (widths[1, :, -1, 0] > 2 * widths[1, :, -1, 1]).all()
+    np.testing.assert_allclose(np.mean(inside, axis=0), LEVELS, atol=0.05)
+
+
+def test_errors_of_one_run_alone_are_not_known() -> None:
+    dynamics, curricula = PARTS["half"]
+    two = Part(Dynamics(dynamics.values[2:], dynamics.validate[2:]), curricula.of(np.array([2, 3])))
+    simulator = PooledResponse(**SETTINGS, rates=OWN_RATES)
+    simulator.fit_parts([two], WORLD.features)
+    assert simulator.half_widths(curricula) is None
 
 
 def test_needs_runs_and_kernels() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 
 from gptfluence.errors import UserError
 from gptfluence.io import read_provenance
+from gptfluence.simulators.base import Part
 from gptfluence.simulators.data import GroupData, load_group
 from gptfluence.simulators.files import save_simulator
-from gptfluence.simulators.registry import make_method
+from gptfluence.simulators.registry import make_method, make_pooled
 from gptfluence.simulators.rollout import all_steps_mse, warn_of_confined
 
 PROVENANCE_KEYS = (
@@ -32,7 +33,8 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
             test_tasks (those with this metric), test_sizes ({task: n}), runs (run_id, split, learning_rate (of the
             first update), hash, shard, curriculum each: paths; all of split fit or validate), features (path of the
             examples' vectors, or None), table and kernels (paths of the attribution scores and of the gradient
-            kernels, or None).
+            kernels, or None); and schedules, if the method is to be fitted on runs under others, too: their runs, by
+            schedule.
         output: the safetensors file to write.
 
     Raises:
@@ -42,11 +44,24 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
     if splits != {"fit", "validate"}:
         raise UserError(f"{spec['group']}: a fit needs runs to fit and runs to validate, got {sorted(splits)}")
     data = load_group(spec)
-    simulator = make_method(spec["method"], spec["settings"])
-    simulator.fit(data.dynamics, data.curricula, data.features)
-    measured = data.dynamics.values[data.dynamics.validate]
-    simulated = simulator.simulate(data.curricula.of(data.dynamics.validate), measured[:, : simulator.start])
-    error = all_steps_mse(simulated, measured, simulator.start)
+    parts = [Part(data.dynamics, data.curricula)]
+    if "schedules" in spec:
+        unread = dict.fromkeys(("features", "table", "kernels"))
+        for runs in spec["schedules"].values():
+            other = load_group(spec | unread | {"runs": runs})
+            parts.append(Part(other.dynamics, other.curricula))
+        simulator = make_pooled(spec["method"], spec["settings"], data.curricula.rates[0])
+        simulator.fit_parts(parts, data.features)
+    else:
+        simulator = make_method(spec["method"], spec["settings"])
+        simulator.fit(data.dynamics, data.curricula, data.features)
+    errors = []
+    for dynamics, curricula in parts:
+        measured = dynamics.values[dynamics.validate]
+        simulated = simulator.simulate(curricula.of(dynamics.validate), measured[:, : simulator.start])
+        errors.append(all_steps_mse(simulated, measured, simulator.start))
+        warn_of_confined(simulator, simulated, f"{spec['group']} {spec['metric']} {spec['method']}, validation")
+    error = float(np.mean(errors))
     chosen = simulator.state()[1]["chosen"]
     log.info(
         "%s %s %s: %svalidation MSE %.4g",
@@ -56,9 +71,10 @@ def fit_simulator(spec: dict[str, Any], output: Path) -> None:
         "".join(f"{name} {value:g}, " for name, value in chosen.items()),
         error,
     )
-    warn_of_confined(simulator, simulated, f"{spec['group']} {spec['metric']} {spec['method']}, validation")
     provenance = {key: spec[key] for key in PROVENANCE_KEYS}
-    provenance["runs"] = {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in spec["runs"]}
+    read = [run for runs in (spec["runs"], *spec.get("schedules", {}).values()) for run in runs]
+    provenance["runs"] = {run["run_id"]: {"split": run["split"], "hash": run["hash"]} for run in read}
+    provenance["schedules"] = list(spec.get("schedules", {}))
     provenance["validation_mse"] = error
     provenance["encoder"] = read_provenance(spec["features"]).get("encoder") if spec["features"] else None
     provenance["fitted_on"] = describe_runs(data, simulator.start)

@@ -23,15 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Features, Kernels, Part
+from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Features, Kernels, Part, Simulator
 from gptfluence.simulators.responses import Kernel, Responses, decaying_sum
 from gptfluence.simulators.ridge import Moments, ridge_path
 from gptfluence.simulators.rollout import confine, extent_of
+from gptfluence.words import LEVELS
 
 KNOTS = np.linspace(0, 1, 9) ** 1.5
 """Of the splines, shares of the longest optimiser time: closer where losses fall fastest."""
@@ -109,19 +110,66 @@ class TimeCurve:
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Follow the curve after the given value; see `Simulator.simulate`."""
-        moved = np.stack([self._moved(curricula, run) for run in range(len(curricula.examples))])
-        return confine(np.concatenate([first_values, self.first + moved], axis=1), 1, self.extent)
-
-    def _moved(self, curricula: Curricula, run: int) -> Array:
-        """Return what a run has moved behind each update, [steps, tests]."""
-        return self.time.columns(curricula.rates[run]) @ self.curves
+        moved = np.stack([self.first + self.time.columns(rates) @ self.curves for rates in curricula.rates])
+        return confine(np.concatenate([first_values, moved], axis=1), 1, self.extent)
 
     def half_widths(self, curricula: Curricula) -> None:
         """Errors are not known."""
 
 
-class PooledResponse(TimeCurve):
-    """The mean curve in optimiser time, plus weighted responses to gradients."""
+class _Runs(NamedTuple):
+    """Fitting runs, one list entry each.
+
+    Attributes:
+        rates: [steps], learning rates.
+        responses: [steps, tests, responses].
+        values: [steps + 1, tests].
+    """
+
+    rates: list[Array]
+    responses: list[Array]
+    values: list[Array]
+
+    def without(self, run: int) -> _Runs:
+        return _Runs(*([item for i, item in enumerate(items) if i != run] for items in self))
+
+
+class _Solved(NamedTuple):
+    """What some runs say: curves of trajectories and of responses, and what is left of both for the weights.
+
+    Attributes:
+        first: [tests], mean value before the first update.
+        curves: [columns, tests].
+        centre: [columns, tests, responses].
+        moments: of what is left, by task.
+    """
+
+    first: Array
+    curves: Array
+    centre: Array
+    moments: list[Moments]
+
+    @classmethod
+    def of(cls, runs: _Runs, time: _Time, task: NDArray[np.int64]) -> Self:
+        first = np.mean([values[0] for values in runs.values], axis=0)
+        rows, solve = time.fit(runs.rates)
+        x = np.concatenate(runs.responses)
+        y = np.concatenate([values[1:] - first for values in runs.values])
+        centre, curves = np.tensordot(solve, x, 1), solve @ y
+        x -= np.tensordot(rows, centre, 1)
+        y -= rows @ curves
+        own = [task == number for number in range(int(task.max(initial=-1)) + 1)]
+        return cls(first, curves, centre, [Moments.of(x[:, of_task], y[:, of_task]) for of_task in own])
+
+
+class PooledResponse(Simulator):
+    """The mean curve in optimiser time, plus weighted responses to gradients.
+
+    Intervals come from the errors in each fitting run without it, as those of `GradientResponse` do: an error in units
+    of what it is on average at its optimiser time and in its test. They do not grow with unseen examples.
+    """
+
+    kind = "pooled_response"
 
     def __init__(
         self,
@@ -136,14 +184,21 @@ class PooledResponse(TimeCurve):
         Args:
             rates: [steps], the learning rates of the run along which the kernels were measured.
         """
-        super().__init__()
         self.names, self.momenta, self.decays = tuple(kernels), tuple(momenta), tuple(decays)
-        self.strengths, self.rates = tuple(strengths), rates
+        self.strengths, self.rates = tuple(strengths), np.asarray(rates, float)
+        self.time = _Time(0.0)
         self.responses = Responses(Kernels.none(), self.momenta, self.decays)
         self.task: NDArray[np.int64] = np.empty(0, np.int64)  # [tests]
         self.usual = np.empty(0)  # [train], mean shares
-        self.centre = np.empty((0, 0, 0))  # [columns, tests, responses]
+        self.first = self.curves = np.empty(0)  # see `_Solved`
+        self.centre = np.empty((0, 0, 0))
         self.chosen, self.weights = np.empty(0), np.empty((0, 0))  # [tasks]; [tasks, responses]
+        self.of_times, self.of_tests = np.empty((0, 0)), np.empty(0)  # mean squares of errors, see `_leave_out`
+        self.quantiles = np.empty((0, 0))  # [tasks, levels]
+
+    def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
+        """Fit on runs of one schedule; see `fit_parts`."""
+        self.fit_parts([Part(dynamics, curricula)], features)
 
     def fit_parts(self, parts: Sequence[Part], features: Features) -> None:
         """Fit every strength and keep, for each task, the one that is best on the validation runs of all parts.
@@ -153,50 +208,113 @@ class PooledResponse(TimeCurve):
         """
         for dynamics, _ in parts:
             dynamics.check(validation=True)
-        super().fit_parts(parts, features)
         self.responses = Responses.make("gradient_response", features, self.names, self.momenta, self.decays)
         self.task = features.test_task
-        runs = list(_fitting(parts))
-        self.usual = np.mean([self.responses.shares(curricula, run).mean(axis=0) for curricula, run, _ in runs], axis=0)
-        rows, solve = self.time.fit([curricula.rates[run] for curricula, run, _ in runs])
-        x = np.concatenate([self._responses(curricula, run) for curricula, run, _ in runs])
-        self.centre = np.tensordot(solve, x, 1)
-        x -= np.tensordot(rows, self.centre, 1)
-        y = np.concatenate([values[1:] - self.first for _, _, values in runs]) - rows @ self.curves
+        fitting = list(_fitting(parts))
+        shares = [self.responses.shares(curricula, run) for curricula, run, _ in fitting]
+        rates = [curricula.rates[run] for curricula, run, _ in fitting]
+        self.usual = np.mean([of_run.mean(axis=0) for of_run in shares], axis=0)
+        self.time = _Time(max(of_run.sum() for of_run in rates))
+        responses = [self._responses(*run) for run in zip(shares, rates, strict=True)]
+        runs = _Runs(rates, responses, [values for _, _, values in fitting])
+        solved = _Solved.of(runs, self.time, self.task)
+        self.first, self.curves, self.centre = solved.first, solved.curves, solved.centre
         strengths = sorted(self.strengths, reverse=True)
-        tasks = [self.task == task for task in range(features.tasks)]
-        paths = np.array([ridge_path(Moments.of(x[:, own], y[:, own]), strengths) for own in tasks])
+        paths = np.array([ridge_path(moments, strengths) for moments in solved.moments])
         errors = np.zeros(paths.shape[:2])
         for dynamics, curricula in parts:
             checks = np.flatnonzero(dynamics.validate)
             for run in checks:
-                missed = self.first + self._moved_alone(curricula, run) - dynamics.values[run, 1:]
-                found = self._centred(curricula, run)
-                for task, own in enumerate(tasks):
-                    wrong = missed[:, own, None] + found[:, own] @ paths[task].T
+                rows = self.time.columns(curricula.rates[run])
+                missed = self.first + rows @ self.curves - dynamics.values[run, 1:]
+                found = self._responses(self.responses.shares(curricula, run), curricula.rates[run])
+                found -= np.tensordot(rows, self.centre, 1)
+                for task, path in enumerate(paths):
+                    own = self.task == task
+                    wrong = missed[:, own, None] + found[:, own] @ path.T
                     errors[task] += np.square(wrong).mean(axis=(0, 1)) / len(checks)
         best = errors.argmin(axis=1)  # the first of equals, which is the stronger
         self.chosen, self.weights = np.array(strengths)[best], paths[np.arange(len(paths)), best]
+        self.extent = extent_of(*(dynamics for dynamics, _ in parts))
+        self._leave_out(runs)
 
-    def _moved(self, curricula: Curricula, run: int) -> Array:
-        own = np.einsum("tzk,zk->tz", self._centred(curricula, run), self.weights[self.task])
-        return self._moved_alone(curricula, run) + own
+    def _leave_out(self, runs: _Runs) -> None:
+        """Fit without each run in turn, and keep what the errors in it are; the usual shares stay those of all runs.
 
-    def _moved_alone(self, curricula: Curricula, run: int) -> Array:
-        return super()._moved(curricula, run)
+        Mean squares are a product of what they are near each knot of optimiser time, [tasks, knots], and in each test,
+        [tests], as a single cell has few errors.
+        """
+        tasks = len(self.weights)
+        self.of_times, self.of_tests = np.full((tasks, len(KNOTS)), np.nan), np.full(len(self.task), np.nan)
+        self.quantiles = np.full((tasks, len(LEVELS)), np.nan)
+        if len(runs.rates) < 2:
+            return
+        errors = []
+        for number, (rates, responses, values) in enumerate(zip(*runs, strict=True)):
+            solved = _Solved.of(runs.without(number), self.time, self.task)
+            weights = np.array(
+                [ridge_path(*pair)[0] for pair in zip(solved.moments, self.chosen[:, None], strict=True)]
+            )
+            rows = self.time.columns(rates)
+            left = responses - np.tensordot(rows, solved.centre, 1)
+            moved = rows @ solved.curves + np.einsum("tzk,zk->tz", left, weights[self.task])
+            errors.append(values[1:] - solved.first - moved)
+        whole = np.concatenate(errors)
+        near = np.concatenate([self._near(rates) for rates in runs.rates])  # [rows, knots]
+        for task in range(tasks):
+            own = self.task == task
+            squares = np.square(whole[:, own])
+            seen = near.sum(axis=0) > 0
+            of_times = near.T[seen] @ squares.mean(axis=1) / near.T[seen].sum(axis=1)
+            self.of_times[task] = np.interp(KNOTS, KNOTS[seen], of_times)
+            self.of_tests[own] = squares.mean(axis=0) / (squares.mean() or 1.0)
+            spread = np.sqrt(np.outer(near @ self.of_times[task], self.of_tests[own]))
+            sizes = np.divide(np.abs(whole[:, own]), spread, out=np.zeros_like(spread), where=spread > 0)
+            self.quantiles[task] = np.quantile(sizes, LEVELS)
 
-    def _centred(self, curricula: Curricula, run: int) -> Array:
-        """Return the responses less their curves, [steps, tests, responses]."""
-        columns = self.time.columns(curricula.rates[run])
-        return self._responses(curricula, run) - np.tensordot(columns, self.centre, 1)
+    def _near(self, rates: Array) -> Array:
+        """Return how near each update's optimiser time is to each knot, [steps, knots]; rows add up to 1."""
+        spent = np.cumsum(rates)
+        return np.stack([np.interp(spent, KNOTS * self.time.longest, unit) for unit in np.eye(len(KNOTS))], axis=1)
 
-    def _responses(self, curricula: Curricula, run: int) -> Array:
-        """Return the responses to the shares less the usual ones, [steps, tests, responses]."""
-        rates = curricula.rates[run]
+    def half_widths(self, curricula: Curricula) -> Array | None:
+        """Return half the widths of the intervals; see `Simulator.half_widths`."""
+        if np.isnan(self.quantiles).any():
+            return None
+        return np.stack([self.widths(rates) for rates in curricula.rates], axis=1)
+
+    def widths(self, rates: Array) -> Array | None:
+        """Return half the widths of a run's intervals, [levels, steps + 1, tests]; see `half_widths`."""
+        if np.isnan(self.quantiles).any():
+            return None
+        spread = np.sqrt(self._near(rates) @ self.of_times[self.task].T * self.of_tests)  # [steps, tests]
+        return np.pad(self.quantiles[self.task].T[:, None] * spread, ((0, 0), (1, 0), (0, 0)))
+
+    def simulate(self, curricula: Curricula, first_values: Array) -> Array:
+        """Add up curve and responses; see `Simulator.simulate`. The given value stands, and moves nothing after it."""
+        shares = (self.responses.shares(curricula, run) for run in range(len(curricula.examples)))
+        runs = zip(shares, curricula.rates, first_values, strict=True)
+        return np.stack([self.follow(*run) for run in runs])
+
+    def follow(self, shares: Array, rates: Array, first_values: Array) -> Array:
+        """Return one run, [steps + 1, tests].
+
+        Args:
+            shares: of each example in each batch's loss, [steps, train].
+            rates: [steps], learning rates.
+            first_values: [1, tests].
+        """
+        rows = self.time.columns(rates)
+        left = self._responses(shares, rates) - np.tensordot(rows, self.centre, 1)
+        moved = self.first + rows @ self.curves + np.einsum("tzk,zk->tz", left, self.weights[self.task])
+        return confine(np.concatenate([first_values, moved])[None], 1, self.extent)[0]
+
+    def _responses(self, shares: Array, rates: Array) -> Array:
+        """Return the responses to shares less the usual ones, [steps, tests, responses]; arguments: see `follow`."""
         # Updates before each checkpoint; one that the run never comes to stands behind its last.
         reached = np.searchsorted(_before(rates), _before(self.rates)[self.responses.kernels.steps] * (1 - 1e-9))
         there = self.responses._replace(kernels=replace(self.responses.kernels, steps=reached))
-        shares = self.responses.shares(curricula, run) - self.usual
+        shares = shares - self.usual
         pace = np.power.outer(self.decays, rates / self.rates.mean())  # [decays, steps]
         found = [there.of(shares, rates)]
         for moves in there.moves(shares, rates):
@@ -207,6 +325,30 @@ class PooledResponse(TimeCurve):
                 kept[t] = now
             found.append(kept[:, :, np.array(self.decays) < 1])  # without forgetting both are the same
         return np.concatenate(found, axis=2)
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return weights ([tasks, responses]), curves, what intervals need, and kernels."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS} | self.responses.arrays()
+        arrays["longest"] = np.array([self.time.longest])
+        settings = {"kernels": self.names, "momenta": self.momenta, "decays": self.decays, "strengths": self.strengths}
+        chosen = {f"strength of task {i + 1}": strength for i, strength in enumerate(self.chosen)}
+        return arrays, {"settings": settings, "chosen": chosen}
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> Self:
+        """Return the simulator whose `state` this is."""
+        simulator = cls(**values["settings"], rates=arrays["rates"])
+        for name in _ARRAYS:
+            setattr(simulator, name, arrays[name])
+        simulator.time = _Time(float(arrays["longest"][0]))
+        simulator.responses = Responses.from_arrays(arrays, simulator.names, simulator.momenta, simulator.decays)
+        return simulator
+
+
+_ARRAYS = (
+    *("rates", "task", "usual", "first", "curves", "centre", "chosen", "weights", "extent"),
+    *("of_times", "of_tests", "quantiles"),
+)
 
 
 def _before(rates: Array) -> Array:

@@ -28,6 +28,7 @@ METHODS: dict[str, type[Simulator]] = {
         Additive,
         GradientResponse,
         PredictedCurve,
+        PooledResponse,
         Interval,
         EachTask,
         Persistence,

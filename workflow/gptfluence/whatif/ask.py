@@ -17,6 +17,7 @@ from gptfluence.errors import UserError
 from gptfluence.randomness import named_generator
 from gptfluence.simulators.base import Array, Simulator
 from gptfluence.simulators.files import load_simulator
+from gptfluence.simulators.pooled import PooledResponse
 from gptfluence.whatif.answers import CURVE, FINAL, Comparison, Influence, Interactions, Trajectories
 from gptfluence.whatif.curriculum import Curriculum
 from gptfluence.whatif.engines import Change, Engine, Run, make_engine
@@ -429,10 +430,12 @@ class WhatIf:
         size = float(np.median([len(batch) for batch in curriculum.batches]))
         if size != self.batch:
             notes.append(f"{name}: has batches of {size:g}; the simulator was fitted on batches of {self.batch}")
-        if curriculum.rates is not None and not np.allclose(curriculum.rates, self._own_rates(curriculum.steps)):
+        others = curriculum.rates is not None and not np.allclose(curriculum.rates, self._own_rates(curriculum.steps))
+        if others and self.simulator.kind != PooledResponse.kind:
             notes.append(
                 f"{name}: has learning rates of its own; they weigh what its examples do, but the curve that all runs "
-                "share stays as it was under the fitting runs' rates"
+                "share stays as it was under the fitting runs' rates; a simulator that was fitted on several schedules "
+                "(gradient_response_schedules) moves it, too"
             )
         trained = set(self.trained)
         new = [example for example in curriculum.examples if example not in trained]

@@ -32,6 +32,7 @@ from gptfluence.simulators.each_task import EachTask
 from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.interval import Interval
 from gptfluence.simulators.mlp import Mlp
+from gptfluence.simulators.pooled import PooledResponse
 from gptfluence.simulators.predicted_curve import PredictedCurve
 from gptfluence.simulators.responses import decaying_sum
 from gptfluence.simulators.rollout import bounds, confine, repeat_curve, roll_out
@@ -114,6 +115,8 @@ def make_engine(simulator: Simulator) -> Engine:
             return _ResponseEngine(simulator)
         case Simfluence() | Bilinear() | Mlp():
             return _RecurrenceEngine(simulator)
+        case PooledResponse():
+            return _PooledEngine(simulator)
         case Additive():
             return _AdditiveEngine(simulator)
         case Interval():
@@ -420,6 +423,23 @@ class _ShareResponses:
 
 
 # --------------------------------------------------------------------------------------------------------- others
+
+
+class _PooledEngine(_AnewEngine):
+    knows_rates = True
+
+    def __init__(self, simulator: PooledResponse) -> None:
+        self._simulator, self._tokens = simulator, simulator.responses.kernels.tokens.astype(float)
+
+    def weigh(self, batch: NDArray[np.int64]) -> Array:
+        tokens = self._tokens[batch]
+        return tokens / tokens.sum() if len(batch) else tokens
+
+    def roll_out(self, shares: Array, rates: Array, first: Array) -> Array:
+        return self._simulator.follow(shares, rates, first)
+
+    def half_widths(self, shares: Array, rates: Array) -> Array | None:
+        return self._simulator.widths(rates)
 
 
 class _AdditiveEngine(_AnewEngine):
