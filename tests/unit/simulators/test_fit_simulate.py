@@ -7,9 +7,11 @@ import pytest
 from gptfluence.attribution.effects_file import write_effects
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
+from gptfluence.simulators.base import Curricula, Part
 from gptfluence.simulators.data import load_group
 from gptfluence.simulators.files import load_simulator
 from gptfluence.simulators.fit import fit_simulator
+from gptfluence.simulators.registry import make_pooled
 from gptfluence.simulators.rollout import bounds
 from gptfluence.simulators.simulate import simulate_runs
 from gptfluence.words import HALF_WIDTHS
@@ -24,6 +26,24 @@ def fit_all(spec: dict, folder: Path) -> dict[str, str]:
         fit_simulator(fit, path)
         simulators[method] = str(path)
     return simulators
+
+
+def test_runs_of_several_schedules_are_one_fit(tmp_path: Path) -> None:
+    spec = write_group(tmp_path, "loss")
+    fitting = chosen_runs(spec, "fit", "validate")
+    slow = [run | {"learning_rate": run["learning_rate"] / 2} for run in fitting["runs"]]
+    settings = {key: value for key, value in METHOD_SETTINGS["gradient_response_schedules"].items() if key != "rates"}
+    settings |= {"kind": "gradient_response"}
+    job = fitting | {"method": "gradient_response_schedules", "settings": settings, "schedules": {"slow": slow}}
+    fit_simulator(job, tmp_path / "s.safetensors")
+    simulator, provenance = load_simulator(tmp_path / "s.safetensors")
+    assert simulator.kind == "pooled_response" and provenance["schedules"] == ["slow"]
+    whole = load_group(fitting)
+    pooled = make_pooled("pooled", settings, whole.curricula.rates[0])
+    halved = Curricula(whole.curricula.examples, whole.curricula.rates / 2)
+    pooled.fit_parts([Part(whole.dynamics, whole.curricula), Part(whole.dynamics, halved)], whole.features)
+    first = whole.dynamics.values[:, :1]
+    np.testing.assert_array_equal(simulator.simulate(halved, first), pooled.simulate(halved, first))
 
 
 @pytest.mark.parametrize("metric", ["loss", "bleu"])

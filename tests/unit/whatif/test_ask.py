@@ -159,6 +159,11 @@ def test_what_cannot_be_answered_is_said(fitted: Fitted, tmp_path: Path) -> None
         [plan.with_rates(known.rates).named("same"), plan.with_rates([rate / 2 for rate in known.rates]).named("slow")]
     )
     assert [note.split(";")[0] for note in slow.notes] == ["slow: has learning rates of its own"]
+    pooled = fitted("gradient_response_schedules")
+    same, slow = (pooled.simulate(plan.with_rates([rate * f for rate in pooled.rates])) for f in (1, 0.5))
+    assert not slow.notes  # its curve moves with the rates
+    np.testing.assert_allclose(same.values, pooled.simulate(plan).values)
+    assert np.abs(slow.final - same.final).max() > 0.01 and slow.half_widths is not None
     short = fitted("simfluence").simulate(Curriculum.of([["a:0", "a:1"]] * 3, name="short"))
     assert [note.split(";")[0] for note in short.notes] == ["short: has 3 steps", "short: has batches of 2"]
     path = tmp_path / "old.safetensors"

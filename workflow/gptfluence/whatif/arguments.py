@@ -20,7 +20,8 @@ _EXAMPLES = {
 examples:
   gptfluence simulate SIM random:1                           every test's last value, with its interval
   gptfluence simulate SIM random:1 --without rte:3 rte:9     the same without two examples
-  gptfluence simulate SIM plan.csv --rates 0.5 -o out.csv    half the learning rate; every step into a file
+  gptfluence simulate SIM plan.csv --rates 0.5 -o out.csv    half the learning rate; every step into a file (the curve
+                                                             that runs share moves in simulators ..._schedules alone)
   gptfluence simulate SIM plan.jsonl --tests rte:0-3 --json | jq .value
 """,
     "compare": """\
