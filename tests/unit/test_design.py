@@ -261,11 +261,10 @@ def test_schedules_name_no_other_run_or_fit(raw_params: dict[str, Any], root: Pa
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"].pop("schedules", None)
     without, design = design_of(raw_params, root), scheduled(raw_params, root)
     assert all(design.runs[name] == run for name, run in without.runs.items())
-    for stage in ("attribution", "choices", "mislabels"):
+    for stage in ("attribution", "simulators", "choices", "mislabels"):
         assert design.stages[stage] == without.stages[stage]
-    pooled = [file for file in design.stages["simulators"] if "_schedules." in file]
-    assert [file.split(".")[-3] for file in pooled] == ["gptfluence_schedules", "gradient_response_schedules"]
-    assert [file for file in design.stages["simulators"] if file not in pooled] == without.stages["simulators"]
+    pooled = [file.split(".")[-3] for file in design.stages["refits"] if file.endswith(".safetensors")]
+    assert pooled == ["gptfluence_schedules", "gradient_response_schedules"]
     changed = scheduled(raw_params, root, large={"batch": 2}, another={"schedule": "constant"})
     same = [run for run in design.runs.values() if run.scheduled != "large"]
     assert all(changed.runs[run.run_id] == run for run in same)
@@ -460,15 +459,15 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     timed = dict.fromkeys(("scores_costs", "table_13"), 1)
     fits = dict.fromkeys(("table_6", "table_8"), 1)  # convergence has strengths of its own
     known = items | apart | chosen | timed | fits
-    # ... and 2 are fitted on the runs of all schedules.
-    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1 + 2, "scores": 1} | known | dict.fromkeys(corrected, 1)
+    pooled = {"refits": 36 + 2}  # RTE and WebNLG have runs of several schedules, which are one fit
+    assert strengths == {"simulators": 2 * (5 + 4 + 9) + 1, "scores": 1} | known | pooled | dict.fromkeys(corrected, 1)
     # Kernels and sketches of gradients: what is made of them, and no run.
     damping = changed_by("attribution", "damping", value=0.2)
     made = {"features", "attribution", "simulators", "scores", "choices"}
     assert damping.keys() == made | (items | judged | apart | chosen | timed).keys()
     kernels = changed_by("attribution", "kernel_checkpoints", value=7)
     assert kernels.pop("choices") > 100
-    assert kernels == {"attribution": 8, "simulators": 2 * 18 + 2, "scores": 1} | items | apart | chosen | timed
+    assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart | pooled | chosen | timed
     runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=4)
     assert runs["curricula"] == 5 and runs["dynamics"] == 5 + 5  # a shard and a gang's manifest each
     assert runs["simulators"] == 5 + 4 and "tasks" not in runs

@@ -191,7 +191,8 @@ class Design:
     def simulator_file(self, group: str, metric: str, method: str) -> str:
         """Path of a fitted simulator."""
         hash_ = digest(self.fit_spec(group, metric, method))
-        return f"results/simulators/{group}.{metric}.{method}.{hash_}.safetensors"
+        folder = "refits" if method.endswith(POOLED) else "simulators"
+        return f"results/{folder}/{group}.{metric}.{method}.{hash_}.safetensors"
 
     @cache  # noqa: B019
     def simulations_file(self, group: str, metric: str) -> str:
@@ -237,9 +238,12 @@ class Design:
                 *(self.simulations_file(*pair) for pair in self.simulation_pairs()),
             ],
             "refits": [
-                file
-                for pair in self.simulation_pairs()
-                for file in (self.refits_file(*pair), self.refit_curves_file(*pair))
+                *(self.simulator_file(*key) for key in self.pooled_fits()),
+                *(
+                    file
+                    for pair in self.simulation_pairs()
+                    for file in (self.refits_file(*pair), self.refit_curves_file(*pair))
+                ),
             ],
             "mislabels": self._mislabels_files(),
             "choices": [
@@ -339,17 +343,21 @@ class Design:
     def fits(self) -> list[tuple[str, str, str]]:
         """Every (group, metric, method) that is fitted."""
         fits = [(*pair, method) for pair in self.simulation_pairs() for method in self.methods]
-        fits += [
-            (group, "loss", method + POOLED)
+        return fits + ([(self.mislabelled_group, "loss", RANKING_METHOD)] if self.mislabelled_group else [])
+
+    @cache  # noqa: B019
+    def pooled_fits(self) -> list[tuple[str, str, str]]:
+        """Every (group, metric, method) that is fitted on the runs of several schedules at once."""
+        return [
+            (group, metric, method + POOLED)
             for group, metric in self.simulation_pairs()
             if metric == "loss" and self._scheduled(group, ("fit", "validate"))
             for method in self.params.scores.schedules.methods
         ]
-        return fits + ([(self.mislabelled_group, "loss", RANKING_METHOD)] if self.mislabelled_group else [])
 
     def methods_of(self, group: str) -> list[str]:
         """Return the methods that are fitted on a group."""
-        return [method for name, _, method in self.fits() if name == group and method in self.methods]
+        return [method for name, _, method in self.fits() if name == group]
 
     # What each job is given, and where it writes. A spec holds everything that a job's output depends on; what its
     # input files hold is said by their names.
@@ -790,7 +798,11 @@ class Design:
         if not runs:
             return {}
         plain = {"settings": {"kind": TIME_CURVE}, "features": None, "table": None, "kernels": None}
-        methods = {name: self._method_spec(group, self.methods[name]) for name in self.params.scores.schedules.methods}
+        methods = {
+            name: self._method_spec(group, self.methods[name])
+            | {"fitted": self.simulator_file(group, "loss", name + POOLED)}
+            for name in self.params.scores.schedules.methods
+        }
         return {"runs": runs, "methods": {TIME_CURVE: plain} | methods}
 
     def _scheduled(self, group: str, splits: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
@@ -990,7 +1002,8 @@ class Design:
             "replay_runs": [self.replays_file(gang) for gang in self.replayed_gangs()],
             "fit_simulator": [self.simulator_file(*key) for key in self.fits()],
             "simulate_runs": [self.simulations_file(*pair) for pair in self.simulation_pairs()],
-            "refit_simulators": self.stages["refits"],
+            "fit_schedules": [self.simulator_file(*key) for key in self.pooled_fits()],
+            "refit_simulators": [self.refits_file(*pair) for pair in self.simulation_pairs()],
             "choose_data": [self.choices_file(group) for group in self.choice_groups()],
             "rank_mislabels": [self.ranking_file] if self.ranking_file else [],
         }
@@ -1002,7 +1015,10 @@ class Design:
     def report_inputs(self) -> list[str]:
         """Paths of what the report shows: what tables are made from, drawn figures, and what is said of all of them."""
         shown = [
-            f for name in (*TABLES, *FIGURES) for f in self.stages[name] if f.endswith((".png", ".provenance.json"))
+            f
+            for name in (*TABLES, *FIGURES, "page")
+            for f in self.stages[name]
+            if f.endswith((".png", ".provenance.json"))
         ]
         judged = [f for name, files in self.stages.items() if name.startswith("scores") for f in files]
         return judged + shown

@@ -1,4 +1,25 @@
-# Simulators fitted again, and judged: as variants, on fewer and more runs, without the tests that they are judged on.
+# Simulators fitted again, and judged: on the runs of several schedules, as variants, on fewer and more runs, without the
+# tests that they are judged on.
+
+
+rule fit_schedules:
+    input:
+        inputs_of_fit,
+        spec=spec_of_fit,
+    output:
+        "results/refits/{group}.{metric}.{method}.{hash}.safetensors",
+    log:
+        "logs/refits/{group}.{metric}.{method}.{hash}.log",
+    benchmark:
+        "results/benchmarks/fit_schedules/{group}.{metric}.{method}.{hash}.tsv"
+    conda:
+        "../envs/gptfluence.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        "gptfluence fit_simulator --spec {input.spec} --output {output} --log {log}"
 
 
 rule refit_simulators:

@@ -432,6 +432,7 @@ def inputs_of_refits(wildcards):
     rows += [row for runs in scheduled["runs"].values() for row in runs]
     files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
     files += [file for file in dict.fromkeys(named) if file]
+    files += [method["fitted"] for method in pooled if "fitted" in method]
     return inputs(files, DESIGN.refits_file(*key))
 
 

@@ -44,6 +44,7 @@ from gptfluence.scores.simulations import Simulations
 from gptfluence.scores.words import ELSEWHERE
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Part, Simulator
 from gptfluence.simulators.data import GroupData, load_group, read_features
+from gptfluence.simulators.files import load_simulator
 from gptfluence.simulators.registry import make_method, make_pooled
 from gptfluence.words import (
     AVERAGE,
@@ -261,8 +262,11 @@ def _judge_schedules(
     for name, method in group["schedules"]["methods"].items():
         features = _read_features(group, method)
         for setting, left_out in [(SCHEDULE_SEEN, None), *((SCHEDULE_UNSEEN, schedule) for schedule in parts)]:
-            simulator = make_pooled(name, method["settings"], fitted.curricula.rates[0])
-            simulator.fit_parts([part for schedule, part in parts.items() if schedule != left_out], features)
+            if left_out is None and "fitted" in method:
+                simulator, _ = load_simulator(method["fitted"])
+            else:
+                simulator = make_pooled(name, method["settings"], fitted.curricula.rates[0])
+                simulator.fit_parts([part for schedule, part in parts.items() if schedule != left_out], features)
             for schedule in parts if left_out is None else (left_out,):
                 found[Key(setting, name, schedule)] = [_score(simulator, judges[schedule])]
         log.info("%s: %s judged under %d schedules", group["group"], name, len(parts))

@@ -141,11 +141,11 @@ def _simulator(name: str) -> Path:
         if not Path(name).is_file():
             raise UserError(f"{name}: no such file")
         return Path(name)
-    folder = Path("results/simulators")
-    found = sorted(folder.glob(f"{_literal(name)}.*.safetensors"))
+    folders = [Path("results/simulators"), Path("results/refits")]
+    found = sorted(path for folder in folders for path in folder.glob(f"{_literal(name)}.*.safetensors"))
     if not found:
-        known = sorted({path.name.rsplit(".", 2)[0] for path in folder.glob("*.safetensors")})
-        raise UserError(f"{name}: neither a file nor a simulator in {folder}{did_you_mean(name, known)}; "
+        known = sorted({path.name.rsplit(".", 2)[0] for folder in folders for path in folder.glob("*.safetensors")})
+        raise UserError(f"{name}: neither a file nor a simulator in {folders[0]}{did_you_mean(name, known)}; "
                         f"there are {len(known)}" + (f", such as {known[0]}" if known else ""))  # fmt: skip
     if len(found) > 1:
         group, metric, method = name.rsplit(".", 2)
