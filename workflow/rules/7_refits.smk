@@ -2,24 +2,13 @@
 # tests that they are judged on.
 
 
-rule fit_schedules:
-    input:
-        inputs_of_fit,
-        spec=spec_of_fit,
+use rule fit_simulator as fit_schedules with:
     output:
         "results/refits/{group}.{metric}.{method}.{hash}.safetensors",
     log:
         "logs/refits/{group}.{metric}.{method}.{hash}.log",
     benchmark:
         "results/benchmarks/fit_schedules/{group}.{metric}.{method}.{hash}.tsv"
-    conda:
-        "../envs/gptfluence.yaml"
-    threads: 1
-    resources:
-        mem_mb=8000,
-        runtime=240,
-    shell:
-        "gptfluence fit_simulator --spec {input.spec} --output {output} --log {log}"
 
 
 rule refit_simulators:

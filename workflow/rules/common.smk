@@ -362,12 +362,13 @@ def files_of_runs(runs):
 
 def inputs_of_fit(wildcards):
     key = wildcards.group, wildcards.metric, wildcards.method
-    runs = DESIGN.groups[wildcards.group].runs
     spec = DESIGN.fit_spec(*key)
-    pooled = ("scheduled_fit", "scheduled_validate") if "schedules" in spec else ()
-    files = files_of_runs(
-        [run for run in runs if run.split in ("fit", "validate", *pooled)]
-    )
+    rows = [
+        row
+        for runs in (spec["runs"], *spec.get("schedules", {}).values())
+        for row in runs
+    ]
+    files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
     files += [
         file for file in (spec["features"], spec["table"], spec["kernels"]) if file
     ]

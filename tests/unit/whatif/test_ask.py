@@ -142,8 +142,9 @@ def test_what_cannot_be_answered_is_said(fitted: Fitted, tmp_path: Path) -> None
         known.simulate(plan, ["c:1"])
     with pytest.raises(UserError, match="fitted on runs of 12 steps, cannot simulate 11"):
         known.simulate(Curriculum.of(plan.batches[1:]))
-    with pytest.raises(UserError, match="gradients of new texts need the model"):
-        known.with_texts({"mine:0": ("a", "b")})
+    for method in ("gradient_response", "gradient_response_schedules"):
+        with pytest.raises(UserError, match="gradients of new texts need the model"):
+            fitted(method).with_texts({"mine:0": ("a", "b")})
     with pytest.raises(UserError, match="knows examples by their runs alone"):
         fitted("simfluence").with_texts({"mine:0": ("a", "b")})
     with pytest.raises(UserError, match="simfluence knows nothing of learning rates"):

@@ -17,6 +17,7 @@ from gptfluence.errors import UserError
 from gptfluence.randomness import named_generator
 from gptfluence.simulators.base import Array, Simulator
 from gptfluence.simulators.files import load_simulator
+from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.pooled import PooledResponse
 from gptfluence.whatif.answers import CURVE, FINAL, Comparison, Influence, Interactions, Trajectories
 from gptfluence.whatif.curriculum import Curriculum
@@ -344,7 +345,7 @@ class WhatIf:
         """
         encoder = self.facts.get("encoder")
         if encoder is None:
-            if self.simulator.kind == "gradient_response":
+            if self.simulator.kind in (GradientResponse.kind, PooledResponse.kind):
                 raise UserError(
                     f"{self._method()} knows examples by their gradients, and gradients of new texts need the model: "
                     "put them into the task's training file as unseen_pool, and run snakemake simulators; or ask a "
@@ -431,7 +432,7 @@ class WhatIf:
         if size != self.batch:
             notes.append(f"{name}: has batches of {size:g}; the simulator was fitted on batches of {self.batch}")
         others = curriculum.rates is not None and not np.allclose(curriculum.rates, self._own_rates(curriculum.steps))
-        if others and self.simulator.kind != PooledResponse.kind:
+        if others and self.simulator.kind == GradientResponse.kind:
             notes.append(
                 f"{name}: has learning rates of its own; they weigh what its examples do, but the curve that all runs "
                 "share stays as it was under the fitting runs' rates; a simulator that was fitted on several schedules "

@@ -145,8 +145,10 @@ def _simulator(name: str) -> Path:
     found = sorted(path for folder in folders for path in folder.glob(f"{_literal(name)}.*.safetensors"))
     if not found:
         known = sorted({path.name.rsplit(".", 2)[0] for folder in folders for path in folder.glob("*.safetensors")})
-        raise UserError(f"{name}: neither a file nor a simulator in {folders[0]}{did_you_mean(name, known)}; "
-                        f"there are {len(known)}" + (f", such as {known[0]}" if known else ""))  # fmt: skip
+        raise UserError(
+            f"{name}: neither a file nor a simulator in {' or '.join(map(str, folders))}{did_you_mean(name, known)}; "
+            f"there are {len(known)}" + (f", such as {known[0]}" if known else "")
+        )
     if len(found) > 1:
         group, metric, method = name.rsplit(".", 2)
         return _planned(found, lambda design: design.simulator_file(group, metric, method))

@@ -40,8 +40,6 @@ from gptfluence.simulators.simfluence import Simfluence
 
 TOGETHER = 32
 """Changed runs that are rolled out at once: their coefficients stay in the processor's caches."""
-SPAN = 75
-"""Steps whose values are computed together, from the changes before their end."""
 MOST_PAIRS = 5000**2
 """Products of responses that are kept, 8 bytes each; of longer runs each change is computed anew."""
 
@@ -51,7 +49,7 @@ class Change:
     """Other batches in some steps of a run.
 
     Attributes:
-        steps: [changed], from 0, ascending.
+        steps: [changed], from 0.
         shares: [changed, train], of these steps.
     """
 
@@ -65,16 +63,19 @@ class Engine(ABC):
     knows_rates = False
     """Whether learning rates change anything."""
 
-    def weigh(self, batch: NDArray[np.int64]) -> Array:
-        """Return what each occurrence of an example in a batch weighs; batch: [size] of its number; returns [size]."""
-        return np.full(len(batch), 1 / max(len(batch), 1))
+    tokens: NDArray[np.int64] | None = None
+    """[train], by which examples share a batch; None: all alike."""
+    adds_up = False
+    """Whether each occurrence of an example counts 1, however large its batch is."""
 
     def shares(self, batches: Sequence[NDArray[np.int64]], train: int) -> Array:
-        """Return the shares of `train` examples in batches of any size, [batches, train]."""
+        """Return the shares of `train` examples in batches of any size, given by their numbers: [batches, train]."""
         found = np.zeros((len(batches), train))
-        for row, batch in zip(found, batches, strict=True):
-            np.add.at(row, batch, self.weigh(batch))
-        return found
+        rows = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
+        examples = np.concatenate([np.empty(0, np.int64), *batches])
+        np.add.at(found, (rows, examples), 1.0 if self.tokens is None else self.tokens[examples])
+        sums = 1.0 if self.adds_up else found.sum(axis=1, keepdims=True)
+        return np.divide(found, sums, out=found, where=found > 0)
 
     @abstractmethod
     def run(self, shares: Array, rates: Array, first: Array) -> Run:
@@ -160,7 +161,7 @@ class _RecurrenceEngine(Engine):
     """m_t = sum_j (prior_j + shares_t A_j) m_{t-j} + shares_t B."""
 
     def __init__(self, simulator: Simfluence | Bilinear | Mlp) -> None:
-        self.extent, self.aggregation = simulator.extent, simulator.aggregation
+        self.extent, self.adds_up = simulator.extent, simulator.aggregation == "sum"
         match simulator:
             case Simfluence():
                 known = next(iter(simulator.factors.values()))
@@ -173,9 +174,6 @@ class _RecurrenceEngine(Engine):
                 factors, prior = list(simulator.factors()), simulator.prior
         self.factors = np.stack(factors)  # [order + 1, train, tests]
         self.prior = prior
-
-    def weigh(self, batch: NDArray[np.int64]) -> Array:
-        return super().weigh(batch) if self.aggregation == "mean" else np.ones(len(batch))
 
     def coefficients(self, shares: Array) -> Array:
         """Return alpha of every order and beta, [order + 1, steps, tests]."""
@@ -216,12 +214,8 @@ class _ResponseEngine(Engine):
 
     def __init__(self, simulator: GradientResponse) -> None:
         self.simulator = simulator
-        self._tokens = simulator.responses.kernels.tokens.astype(float)
+        self.tokens = simulator.responses.kernels.tokens
         self._known: tuple[bytes, _ShareResponses] | None = None
-
-    def weigh(self, batch: NDArray[np.int64]) -> Array:
-        tokens = self._tokens[batch]
-        return tokens / tokens.sum() if len(batch) else tokens
 
     def share_responses(self, rates: Array) -> _ShareResponses:
         """Return the responses to shares under a schedule; the last one is kept."""
@@ -273,11 +267,7 @@ class _Response(Run):
         """Set one task's values after the first."""
         belief = self._engine.simulator.belief(float(np.vdot(predicted, predicted)), variance)
         tests = self._tests[task]
-        if isinstance(tests, slice):
-            own = np.multiply(predicted, belief, out=values[1:, tests])
-            own += self._curve[1:, tests]
-        else:
-            values[1:, tests] = belief * predicted + self._curve[1:, tests]
+        values[1:, tests] = belief * predicted + self._curve[1:, tests]
 
     def _finish(self, values: Array) -> None:
         """Set one run's first value and confine it: most are well within, which costs less to see than to do."""
@@ -343,18 +333,13 @@ class _Response(Run):
         """
         # Rows (step, kernel): only kernels of checkpoints that are not yet past.
         step, kernel = np.nonzero(known.reaches[steps])
-        step_of_row = steps[step]
-        rows = step_of_row * len(known.kernels) + kernel
+        rows = steps[step] * len(known.kernels) + kernel
         kept = products[step, kernel]
         for task, tests in enumerate(self._tests):
             of_task = kept[:, tests]
-            predicted = self._predicted[task].copy()
-            # A row's responses are 0 before its step, and rows are in the order of their steps.
-            moves = known.main[task][rows]
-            for start in range(0, len(predicted), SPAN):
-                first = np.searchsorted(step_of_row, start + SPAN)
-                predicted[start : start + SPAN] += moves[:first, start : start + SPAN].T @ of_task[:first]
-            slope = self._slopes[task][step_of_row, kernel]
+            predicted = known.main[task][rows].T @ of_task
+            predicted += self._predicted[task]
+            slope = self._slopes[task][steps[step], kernel]
             square = np.vdot(known.pairs[task][rows[:, None], rows], of_task @ of_task.T)
             variance = self._variances[task] + 2 * float(np.vdot(slope, of_task)) + float(square)
             self._put(values, task, predicted, max(variance, 0.0))
@@ -429,11 +414,7 @@ class _PooledEngine(_AnewEngine):
     knows_rates = True
 
     def __init__(self, simulator: PooledResponse) -> None:
-        self._simulator, self._tokens = simulator, simulator.responses.kernels.tokens.astype(float)
-
-    def weigh(self, batch: NDArray[np.int64]) -> Array:
-        tokens = self._tokens[batch]
-        return tokens / tokens.sum() if len(batch) else tokens
+        self._simulator, self.tokens = simulator, simulator.responses.kernels.tokens
 
     def roll_out(self, shares: Array, rates: Array, first: Array) -> Array:
         return self._simulator.follow(shares, rates, first)
@@ -446,11 +427,7 @@ class _AdditiveEngine(_AnewEngine):
     knows_rates = True
 
     def __init__(self, simulator: Additive) -> None:
-        self._simulator, self._tokens = simulator, simulator.tokens.astype(float)
-
-    def weigh(self, batch: NDArray[np.int64]) -> Array:
-        tokens = self._tokens[batch]
-        return tokens / tokens.sum() if len(batch) else tokens
+        self._simulator, self.tokens = simulator, simulator.tokens
 
     def roll_out(self, shares: Array, rates: Array, first: Array) -> Array:
         simulator = self._simulator
@@ -473,17 +450,14 @@ class _IntervalEngine(_AnewEngine):
     def __init__(self, simulator: Interval) -> None:
         self._simulator, self._inner = simulator, make_engine(simulator.inner)
         self.knows_rates = self._inner.knows_rates
-        # Batches that are one batch to a simulator add up where it adds up, else they count alike.
-        self._adds_up = getattr(simulator.inner, "aggregation", "mean") == "sum"
-
-    def weigh(self, batch: NDArray[np.int64]) -> Array:
-        return self._inner.weigh(batch)
+        self.tokens, self.adds_up = self._inner.tokens, self._inner.adds_up
 
     def roll_out(self, shares: Array, rates: Array, first: Array) -> Array:
         updates = self._simulator.updates(len(shares))  # [intervals, k]
         if updates is None:
             return self._inner.run(shares, rates, first).values
-        merged = shares[updates].sum(axis=1) if self._adds_up else shares[updates].mean(axis=1)
+        # Batches that are one batch to a simulator add up where it adds up, else they count alike.
+        merged = shares[updates].sum(axis=1) if self.adds_up else shares[updates].mean(axis=1)
         inner = self._inner.run(merged, rates[updates].mean(axis=1), first[:: self._simulator.interval])
         return self._simulator.between_points(inner.values[None], first[None], len(shares))[0]
 
@@ -493,10 +467,7 @@ class _EachTaskEngine(Engine):
         self._tests = {task: np.flatnonzero(simulator.test_task == task) for task in simulator.inner}
         self._inner = {task: make_engine(inner) for task, inner in simulator.inner.items()}
         self._any = next(iter(self._inner.values()))
-        self.knows_rates = self._any.knows_rates
-
-    def weigh(self, batch: NDArray[np.int64]) -> Array:
-        return self._any.weigh(batch)
+        self.knows_rates, self.tokens, self.adds_up = self._any.knows_rates, self._any.tokens, self._any.adds_up
 
     def run(self, shares: Array, rates: Array, first: Array) -> Run:
         return _EachTask(
