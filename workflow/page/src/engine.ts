@@ -123,94 +123,160 @@ function checkpointsInForce(checkpoints: Int32Array, steps: number): Int32Array 
   return found;
 }
 
-/** Responses of a task's columns to shares, [steps, columns of the task, responses]; rates: [steps]; into: an array of that size. */
-export function respond(of: Kernels, task: Task, shares: Shares, rates: Float64Array, into?: Float64Array): Float64Array {
-  const steps = rates.length;
+/** What one update's batch, and the batches before it, give a task's columns. */
+interface Products {
+  /** Of this batch, [kernels, columns]. */
+  now: Float64Array;
+  /** Averages of the batches before it, where its checkpoint is a new one, whose kernels they meet: [momenta, kernels, columns]. */
+  past: Float64Array | null;
+}
+
+/** Products of shares and kernels, update by update; each array is new. */
+function* productsOf(of: Kernels, task: Task, shares: Shares): Generator<Products> {
+  const { momenta, train, columns, values } = of;
   const width = task.to - task.from;
-  const n = countResponses(of);
-  const { momenta, decays, train, columns, values } = of;
-  const found = into ?? new Float64Array(steps * width * n);
+  const steps = shares.start.length - 1;
   const inForce = checkpointsInForce(of.checkpoints, steps);
-  const now = new Float64Array(width);
-  const average = new Float64Array(width);
-  const recent = new Float64Array(train);
-  const sums = new Float64Array(decays.length * width);
-  for (let k = 0; k < of.kernels; k++)
-    for (let m = 0; m < momenta.length; m++) {
-      const momentum = momenta[m];
-      const column = (m * of.kernels + k) * decays.length;
-      sums.fill(0);
-      recent.fill(0);
-      let power = 1;
-      for (let t = 0; t < steps; t++) {
-        const base = (k * of.checkpoints.length + inForce[t]) * train * columns + task.from;
-        if (momentum > 0 && (t === 0 || inForce[t] !== inForce[t - 1])) {
-          // Past batches meet the new checkpoint's kernel.
-          average.fill(0);
-          for (let i = 0; i < train; i++)
-            if (recent[i] !== 0)
-              for (let z = 0, at = base + i * columns; z < width; z++, at++) average[z] += recent[i] * values[at];
-        }
-        now.fill(0);
-        for (let e = shares.start[t]; e < shares.start[t + 1]; e++) {
-          const share = shares.share[e];
-          for (let z = 0, at = base + shares.example[e] * columns; z < width; z++, at++) now[z] += share * values[at];
-        }
-        power *= momentum;
-        if (momentum > 0) {
-          for (let i = 0; i < train; i++) recent[i] *= momentum;
-          for (let e = shares.start[t]; e < shares.start[t + 1]; e++)
-            recent[shares.example[e]] += (1 - momentum) * shares.share[e];
-        }
-        const rate = rates[t] / (1 - power);
-        for (let z = 0; z < width; z++) {
-          average[z] = momentum * average[z] + (1 - momentum) * now[z];
-          const move = rate * average[z];
-          const at = (t * width + z) * n + column;
-          for (let d = 0; d < decays.length; d++) {
-            const sum = decays[d] * sums[d * width + z] - move;
-            sums[d * width + z] = sum;
-            found[at + d] = sum;
-          }
-        }
+  const recent = momenta.map(() => new Float64Array(train));
+  const add = (row: Float64Array, kernel: number, t: number, example: number, share: number): void => {
+    const base = ((kernel * of.checkpoints.length + inForce[t]) * train + example) * columns + task.from;
+    for (let z = 0; z < width; z++) row[z] += share * values[base + z];
+  };
+  for (let t = 0; t < steps; t++) {
+    const now = new Float64Array(of.kernels * width);
+    const past = t > 0 && inForce[t] !== inForce[t - 1] ? new Float64Array(momenta.length * of.kernels * width) : null;
+    for (let k = 0; k < of.kernels; k++) {
+      const row = now.subarray(k * width, (k + 1) * width);
+      for (let e = shares.start[t]; e < shares.start[t + 1]; e++) add(row, k, t, shares.example[e], shares.share[e]);
+      for (let m = 0; past && m < momenta.length; m++) {
+        const series = past.subarray((m * of.kernels + k) * width, (m * of.kernels + k + 1) * width);
+        for (let i = 0; i < train; i++) if (recent[m][i] !== 0) add(series, k, t, i, recent[m][i]);
       }
     }
+    recent.forEach((average, m) => {
+      if (momenta[m] === 0) return;
+      for (let i = 0; i < train; i++) average[i] *= momenta[m];
+      for (let e = shares.start[t]; e < shares.start[t + 1]; e++) average[shares.example[e]] += (1 - momenta[m]) * shares.share[e];
+    });
+    yield { now, past };
+  }
+}
+
+/**
+ * What each update adds to the responses before they decay, [momenta, kernels, columns], until the next one: the
+ * learning rate times the average over batches, less that of the mean of the fitting runs.
+ */
+function* movesOf(of: Kernels, task: Task, shares: Shares, mean: Products[], rates: Float64Array): Generator<Float64Array> {
+  const width = task.to - task.from;
+  const averages = new Float64Array(of.momenta.length * of.kernels * width);
+  const moves = new Float64Array(averages.length);
+  let t = 0;
+  for (const { now, past } of productsOf(of, task, shares)) {
+    if (past) for (let x = 0; x < averages.length; x++) averages[x] = past[x] - mean[t].past![x];
+    of.momenta.forEach((momentum, m) => {
+      const rate = rates[t] / (1 - momentum ** (t + 1));
+      for (let x = 0, at = m * now.length; x < now.length; x++, at++) {
+        averages[at] = momentum * averages[at] + (1 - momentum) * (now[x] - mean[t].now[x]);
+        moves[at] = -rate * averages[at];
+      }
+    });
+    yield moves;
+    t++;
+  }
+}
+
+/** Products of the rows of two arrays, [rows of a, rows of b], two by two: what costs is reading. */
+function productsOfRows(a: Float64Array, b: Float64Array, width: number): Float64Array {
+  const [rows, others] = [a.length / width, b.length / width];
+  const found = new Float64Array(rows * others);
+  for (let i = 0; i < rows; i += 2) {
+    const j = Math.min(i + 1, rows - 1);
+    const [u, v] = [i * width, j * width];
+    for (let k = 0; k < others; k += 2) {
+      const l = Math.min(k + 1, others - 1);
+      const [x, y] = [k * width, l * width];
+      let ik = 0;
+      let il = 0;
+      let jk = 0;
+      let jl = 0;
+      for (let z = 0; z < width; z++) {
+        const one = a[u + z];
+        const two = a[v + z];
+        const first = b[x + z];
+        const second = b[y + z];
+        ik += one * first;
+        il += one * second;
+        jk += two * first;
+        jl += two * second;
+      }
+      found[i * others + k] = ik;
+      found[i * others + l] = il;
+      found[j * others + k] = jk;
+      found[j * others + l] = jl;
+    }
+  }
   return found;
 }
 
-/** Products of responses, summed over steps and tests, [responses, responses]; rows: [any, responses]. */
-export function gramOf(rows: Float64Array, n: number): Float64Array {
-  const gram = new Float64Array(n * n);
-  const whole = rows.length - (rows.length % (4 * n));
-  // Four rows and two sums at once: what costs is reading and writing.
-  for (let row = 0; row < whole; row += 4 * n) {
-    const [one, two, three] = [row + n, row + 2 * n, row + 3 * n];
-    let a = 0;
-    for (; a + 1 < n; a += 2) {
-      const x0 = rows[row + a];
-      const x1 = rows[one + a];
-      const x2 = rows[two + a];
-      const x3 = rows[three + a];
-      const y0 = rows[row + a + 1];
-      const y1 = rows[one + a + 1];
-      const y2 = rows[two + a + 1];
-      const y3 = rows[three + a + 1];
-      for (let b = a, at = a * n + a; b < n; b++, at++) {
-        const r0 = rows[row + b];
-        const r1 = rows[one + b];
-        const r2 = rows[two + b];
-        const r3 = rows[three + b];
-        gram[at] += x0 * r0 + x1 * r1 + x2 * r2 + x3 * r3;
-        gram[at + n] += y0 * r0 + y1 * r1 + y2 * r2 + y3 * r3;
+/** Sums of moves that decay, [moves, decays] of them, and their products summed over updates and columns. */
+export class Responses {
+  /** [responses, columns], after the last update. */
+  readonly rows: Float64Array;
+  /** [responses, responses]. */
+  readonly gram: Float64Array;
+  private readonly products: Float64Array; // of the last update alone, [responses, responses]
+  private readonly n: number;
+
+  constructor(
+    private readonly decays: number[],
+    moves: number,
+    private readonly width: number,
+  ) {
+    this.n = moves * decays.length;
+    this.rows = new Float64Array(this.n * width);
+    this.gram = new Float64Array(this.n * this.n);
+    this.products = new Float64Array(this.n * this.n);
+  }
+
+  /** Make an update. */
+  add(moves: Float64Array): void {
+    this.multiply(moves);
+    const { rows, decays, width } = this;
+    for (let a = 0, at = 0; a < this.n; a++) {
+      const decay = decays[a % decays.length];
+      const series = Math.floor(a / decays.length) * width;
+      for (let z = series; z < series + width; z++, at++) rows[at] = decay * rows[at] + moves[z];
+    }
+  }
+
+  /** Add the responses of the first columns, weighed. */
+  weigh(weights: Float64Array, into: Float64Array): void {
+    const { rows, n, width } = this;
+    for (let a = 0; a + 1 < n; a += 2) {
+      const one = weights[a];
+      const two = weights[a + 1];
+      const next = (a + 1) * width;
+      for (let z = 0, at = a * width; z < into.length; z++) into[z] += one * rows[at + z] + two * rows[next + z];
+    }
+    if (n % 2) for (let z = 0, at = (n - 1) * width; z < into.length; z++) into[z] += weights[n - 1] * rows[at + z];
+  }
+
+  /** (c a + x)(d b + y) = cd ab + c ay + d bx + xy: few products are new, as there are fewer moves than responses. */
+  private multiply(moves: Float64Array): void {
+    const { n, decays, gram, products } = this;
+    const count = n / decays.length;
+    const crossed = productsOfRows(this.rows, moves, this.width);
+    const added = productsOfRows(moves, moves, this.width);
+    for (let a = 0; a < n; a++) {
+      const [c, x] = [decays[a % decays.length], Math.floor(a / decays.length)];
+      for (let b = 0; b < n; b++) {
+        const [d, y] = [decays[b % decays.length], Math.floor(b / decays.length)];
+        const at = a * n + b;
+        products[at] = c * d * products[at] + c * crossed[a * count + y] + d * crossed[b * count + x] + added[x * count + y];
+        gram[at] += products[at];
       }
     }
-    for (; a < n; a++) for (let q = row; q < row + 4 * n; q += n) gram[a * n + a] += rows[q + a] * rows[q + a];
   }
-  for (let row = whole; row < rows.length; row += n)
-    for (let a = 0; a < n; a++)
-      for (let b = a; b < n; b++) gram[a * n + b] += rows[row + a] * rows[row + b];
-  for (let a = 0; a < n; a++) for (let b = 0; b < a; b++) gram[a * n + b] = gram[b * n + a];
-  return gram;
 }
 
 function quadratic(gram: Float64Array, x: Float64Array, n: number): number {
@@ -254,10 +320,9 @@ export interface Prediction {
 
 /** Simulates curricula of one group. */
 export class Simulator {
-  private means = new Map<number, Float64Array>(); // by task, at rates that begin with 1
+  private means = new Map<number, Products[]>(); // by task: of the mean shares
   private cumulated: Float64Array; // [steps, train], of mean shares times rates that begin with 1
   private known: Shares;
-  private scratch = new Map<number, Float64Array>(); // by task: megabytes that an edit need not ask for anew
 
   /** mean: shares of the fitting runs, [steps, train]. */
   constructor(
@@ -280,22 +345,23 @@ export class Simulator {
     return Float64Array.from({ length: this.steps }, (_, t) => first * (1 - t / this.steps));
   }
 
-  private meanResponses(task: number): Float64Array {
+  private meanProducts(task: number): Products[] {
     let found = this.means.get(task);
     if (!found) {
-      found = respond(this.kernels, this.kernels.tasks[task], this.known, this.rates(1));
+      found = [...productsOf(this.kernels, this.kernels.tasks[task], this.known)];
       this.means.set(task, found);
     }
     return found;
   }
 
-  /** Responses less their mean over the fitting runs, [steps, columns of the task, responses], until the next call. */
-  responses(task: number, shares: Shares, rate: number): Float64Array {
-    const found = respond(this.kernels, this.kernels.tasks[task], shares, this.rates(rate), this.scratch.get(task));
-    this.scratch.set(task, found);
-    const mean = this.meanResponses(task);
-    for (let x = 0; x < found.length; x++) found[x] -= rate * mean[x];
-    return found;
+  /** Responses less their mean over the fitting runs, update by update: the same object each time. */
+  *departures(task: number, shares: Shares, rate: number): Generator<Responses> {
+    const { momenta, decays, kernels, tasks } = this.kernels;
+    const found = new Responses(decays, momenta.length * kernels, tasks[task].to - tasks[task].from);
+    for (const moves of movesOf(this.kernels, tasks[task], shares, this.meanProducts(task), this.rates(rate))) {
+      found.add(moves);
+      yield found;
+    }
   }
 
   /** first: measured values before the first update, [shown tests of the metric's tasks]. */
@@ -310,18 +376,18 @@ export class Simulator {
     let offset = 0;
     fit.tasks.forEach((number, own) => {
       const task = kernels.tasks[number];
-      const width = task.to - task.from;
-      const rows = this.responses(number, shares, rate);
-      const gram = gramOf(rows, n);
       const weights = fit.weights.subarray(own * n, (own + 1) * n);
+      let gram: Float64Array = new Float64Array(n * n);
+      const moved = new Float64Array(steps * task.shown);
+      let from = 0;
+      for (const responses of this.departures(number, shares, rate)) {
+        responses.weigh(weights, moved.subarray(from, (from += task.shown)));
+        gram = responses.gram;
+      }
       const size = fit.replicas.length / fit.tasks.length;
       belief[own] = beliefIn(gram, weights, fit.replicas.subarray(own * size, (own + 1) * size), n);
       for (let t = 0; t < steps; t++)
-        for (let z = 0; z < task.shown; z++) {
-          let sum = 0;
-          for (let a = 0, at = (t * width + z) * n; a < n; a++, at++) sum += rows[at] * weights[a];
-          values[(t + 1) * tests + offset + z] += belief[own] * sum;
-        }
+        for (let z = 0; z < task.shown; z++) values[(t + 1) * tests + offset + z] += belief[own] * moved[t * task.shown + z];
       if (known) {
         let trace = 0;
         for (let a = 0; a < n * n; a++) trace += gram[a] * fit.metrics[own * n * n + a];

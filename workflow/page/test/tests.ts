@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import type { Group, Index } from "../src/data";
-import { EMPTY, type Fit, type Kernels, Simulator, gramOf, meanShares, respond, sharesOf } from "../src/engine";
+import { EMPTY, type Fit, type Kernels, Responses, type Shares, Simulator, meanShares, sharesOf } from "../src/engine";
 import { edited, fromHash, groupOf, initialView, slotsOf, toHash } from "../src/state";
 
 /** Numbers that look random, the same every time. */
@@ -26,6 +26,11 @@ const kernels: Kernels = {
 const slots = Int32Array.from(numbers(steps * batch, 5), (x) => Math.floor((x + 0.5) * 5));
 slots[4] = EMPTY;
 
+/** Responses after each update, [responses x columns]. */
+function rowsOf(simulator: Simulator, shares: Shares): number[][] {
+  return Array.from(simulator.departures(0, shares, 0.1), (responses) => [...responses.rows]);
+}
+
 test("shares are of tokens, and those of an empty batch are none", () => {
   const shares = sharesOf(Int32Array.of(0, 3, EMPTY, EMPTY, EMPTY, EMPTY), 3, kernels.tokens);
   assert.deepEqual([...shares.share], [0.2, 0.8]);
@@ -36,7 +41,8 @@ test("responses are those of the definition", () => {
   const shares = sharesOf(slots, batch, kernels.tokens);
   const dense = meanShares([shares], steps, 5);
   const rates = Float64Array.from({ length: steps }, (_, t) => 0.1 * (1 - t / steps));
-  const found = respond(kernels, kernels.tasks[0], shares, rates);
+  const simulator = new Simulator(kernels, steps, new Float64Array(steps * 5));
+  const found = rowsOf(simulator, shares);
   kernels.momenta.forEach((momentum, m) => {
     for (let k = 0; k < 2; k++)
       kernels.decays.forEach((decay, d) => {
@@ -50,7 +56,7 @@ test("responses are those of the definition", () => {
                 move += (momentum ** (t - s) * (1 - momentum) * dense[s * 5 + i] * kernel) / (1 - momentum ** (t + 1));
               }
             now = decay * now - rates[t] * move;
-            assert.ok(Math.abs(found[(t * 4 + z) * 8 + (m * 2 + k) * 2 + d] - now) < 1e-12);
+            assert.ok(Math.abs(found[t][((m * 2 + k) * 2 + d) * 4 + z] - now) < 1e-12);
           }
         }
       });
@@ -62,29 +68,40 @@ test("influences of all shares add up to the departure from the mean curve", () 
   const simulator = new Simulator(kernels, steps, new Float64Array(steps * 5));
   const weights = numbers(8, 3);
   const fit = { tasks: [0], weights } as unknown as Fit;
-  const rows = simulator.responses(0, shares, 0.1);
+  const rows = rowsOf(simulator, shares);
   for (const until of [2, steps])
     for (let z = 0; z < 4; z++) {
       const influence = simulator.influence(fit, 0, z, until, 0.1);
       let sum = 0;
       for (let t = 0; t < until; t++)
         for (let e = shares.start[t]; e < shares.start[t + 1]; e++) sum += shares.share[e] * influence(t, shares.example[e]);
-      const expected = weights.reduce((total, weight, a) => total + weight * rows[((until - 1) * 4 + z) * 8 + a], 0);
+      const expected = weights.reduce((total, weight, a) => total + weight * rows[until - 1][a * 4 + z], 0);
       assert.ok(Math.abs(sum - expected) < 1e-12);
     }
 });
 
-test("products are symmetric sums", () => {
-  assert.deepEqual([...gramOf(Float64Array.of(1, 2, 3, 4), 2)], [10, 14, 14, 20]);
-  for (const [count, n] of [[9, 4], [10, 5], [4, 1], [3, 24]]) {
-    const rows = numbers(count * n, 9);
-    const gram = gramOf(rows, n);
-    for (let a = 0; a < n; a++)
-      for (let b = 0; b < n; b++) {
-        let sum = 0;
-        for (let row = 0; row < count; row++) sum += rows[row * n + a] * rows[row * n + b];
-        assert.ok(Math.abs(gram[a * n + b] - sum) < 1e-12);
-      }
+test("responses to the mean are none", () => {
+  const shares = sharesOf(slots, batch, kernels.tokens);
+  const simulator = new Simulator(kernels, steps, meanShares([shares], steps, 5));
+  for (const row of rowsOf(simulator, shares)) for (const x of row) assert.ok(Math.abs(x) < 1e-12);
+});
+
+test("products are sums over all updates and columns", () => {
+  for (const [count, decays, width] of [[4, [1, 0.5], 4], [3, [0.9], 5], [1, [1, 0.3, 0], 1], [4, [1, 0.95, 0.9, 0.8, 0.6, 0.3], 7]] as [number, number[], number][]) {
+    const n = count * decays.length;
+    const responses = new Responses(decays, count, width);
+    const gram = new Float64Array(n * n);
+    for (let t = 0; t < 9; t++) {
+      responses.add(numbers(count * width, t + 1));
+      for (let a = 0; a < n; a++)
+        for (let b = 0; b < n; b++)
+          for (let z = 0; z < width; z++) gram[a * n + b] += responses.rows[a * width + z] * responses.rows[b * width + z];
+      const weights = numbers(n, 7);
+      const into = new Float64Array(Math.ceil(width / 2));
+      responses.weigh(weights, into);
+      into.forEach((found, z) => assert.ok(Math.abs(found - weights.reduce((sum, w, a) => sum + w * responses.rows[a * width + z], 0)) < 1e-12));
+    }
+    gram.forEach((expected, at) => assert.ok(Math.abs(responses.gram[at] - expected) < 1e-12));
   }
 });
 
