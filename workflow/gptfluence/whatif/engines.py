@@ -40,6 +40,8 @@ from gptfluence.simulators.simfluence import Simfluence
 
 TOGETHER = 32
 """Changed runs that are rolled out at once: their coefficients stay in the processor's caches."""
+STRETCH = 75
+"""Steps that are computed at once: fewer leave out more products with 0, more are faster."""
 MOST_PAIRS = 5000**2
 """Products of responses that are kept, 8 bytes each; of longer runs each change is computed anew."""
 
@@ -331,14 +333,20 @@ class _Response(Run):
         Args:
             products: of what shares differ there and kernels, [changed, kernels, tests].
         """
-        # Rows (step, kernel): only kernels of checkpoints that are not yet past.
-        step, kernel = np.nonzero(known.reaches[steps])
+        # Rows (step, kernel): only kernels of checkpoints that are not yet past, those that act first before the others.
+        step, kernel = np.nonzero(known.starts[steps] < len(self._rates))
+        starts = known.starts[steps[step], kernel]
+        order = np.argsort(starts, kind="stable")
+        starts, step, kernel = starts[order], step[order], kernel[order]
         rows = steps[step] * len(known.kernels) + kernel
         kept = products[step, kernel]
         for task, tests in enumerate(self._tests):
-            of_task = kept[:, tests]
-            predicted = known.main[task][rows].T @ of_task
-            predicted += self._predicted[task]
+            of_task, main = kept[:, tests], known.main[task][rows]
+            predicted = self._predicted[task].copy()
+            for begin in range(0, len(predicted), STRETCH):
+                stretch = slice(begin, begin + STRETCH)
+                acting = int(np.searchsorted(starts, stretch.stop))
+                predicted[stretch] += main[:acting, stretch].T @ of_task[:acting]
             slope = self._slopes[task][steps[step], kernel]
             square = np.vdot(known.pairs[task][rows[:, None], rows], of_task @ of_task.T)
             variance = self._variances[task] + 2 * float(np.vdot(slope, of_task)) + float(square)
@@ -362,7 +370,7 @@ class _ShareResponses:
         flat: [train, kernels x tests], the same.
         main: by task [rows, steps], weighed with the weights.
         replicas: by task [replicas, rows, steps], with the deviations of the replicas' weights.
-        reaches: [steps, kernels] of bool: whether a share in the step has to do with the kernel.
+        starts: [steps, kernels], the step in which a share first has to do with the kernel; as many as there are: never.
     """
 
     def __init__(self, simulator: GradientResponse, rates: Array) -> None:
@@ -373,7 +381,9 @@ class _ShareResponses:
         self.flat = self.kernels.transpose(1, 0, 2).reshape(self.kernels.shape[1], -1)
         self.rows = steps * len(self.kernels)
         stops = np.append(responses.kernels.steps[1:], steps)
-        self.reaches = np.tile(stops > np.arange(steps)[:, None], (1, len(names)))
+        share = np.arange(steps)[:, None]
+        starts = np.where(share < stops, np.maximum(share, responses.kernels.steps), steps)
+        self.starts = np.tile(starts, (1, len(names)))
         weights = [np.concatenate([simulator.weights[task][None], simulator.deviations(task)])
                    for task in range(len(simulator.weights))]  # fmt: skip
         whole = [np.zeros((len(w), steps, len(names), checkpoints, steps)) for w in weights]
