@@ -333,7 +333,7 @@ class _Response(Run):
         Args:
             products: of what shares differ there and kernels, [changed, kernels, tests].
         """
-        # Rows (step, kernel): only kernels of checkpoints that are not yet past, those that act first before the others.
+        # Rows (step, kernel): only kernels of checkpoints that are not yet past; those that act first come first.
         step, kernel = np.nonzero(known.starts[steps] < len(self._rates))
         starts = known.starts[steps[step], kernel]
         order = np.argsort(starts, kind="stable")
@@ -370,7 +370,7 @@ class _ShareResponses:
         flat: [train, kernels x tests], the same.
         main: by task [rows, steps], weighed with the weights.
         replicas: by task [replicas, rows, steps], with the deviations of the replicas' weights.
-        starts: [steps, kernels], the step in which a share first has to do with the kernel; as many as there are: never.
+        starts: [steps, kernels], the step from which a share acts through the kernel; as many as there are: never.
     """
 
     def __init__(self, simulator: GradientResponse, rates: Array) -> None:
