@@ -131,7 +131,7 @@ def test_repeats_are_the_first_held_out_runs_with_other_texts(raw_params: dict[s
     design = design_of(raw_params, root)
     assert {name: len(group.repeats) for name, group in design.groups.items() if group.repeats} == {
         "fine_tuning-nano-0.2m-webnlg": 3, "fine_tuning-nano-0.2m-wmt16_de_en": 3,
-        **{f"instruction_tuning-{model}-mixture": 3 for model in ("nano-0.2m", "nano-0.8m", "nano-3m")},
+        **{f"instruction_tuning-{model}-mixture": 3 for model in ("nano-0.1m", "nano-0.2m", "nano-0.5m")},
     }  # fmt: skip
     apart = {"run_id", "gang", "split", "test_tasks", "generation_seed", "hash"}
     for name, group in design.groups.items():
@@ -520,13 +520,13 @@ def test_only_encoders_that_are_asked_for_are_read(raw_params: dict[str, Any], r
         return {Path(file).name.rsplit(".", 2)[0]: file for file in features if "/text." in file}
 
     plain = texts()
-    assert plain.keys() == {"text.text", *(f"text.gpt-{model}" for model in ("nano-0.2m", "nano-0.8m", "nano-3m"))}
+    assert plain.keys() == {"text.text", *(f"text.gpt-{model}" for model in ("nano-0.1m", "nano-0.2m", "nano-0.5m"))}
     design = design_of(raw_params, root)
-    folder = design.encode_spec("gpt-nano-3m")["encoder"]
-    assert folder == {"source": "folder", "path": design.model_folder("nano-3m"), "revision": None, "pooling": "mean"}
-    name = next(name for name, group in design.groups.items() if group.model == "nano-3m")
+    folder = design.encode_spec("gpt-nano-0.5m")["encoder"]
+    assert folder == {"source": "folder", "path": design.model_folder("nano-0.5m"), "revision": None, "pooling": "mean"}
+    name = next(name for name, group in design.groups.items() if group.model == "nano-0.5m")
     method = design.refit_spec(name, "loss")["methods"]["gptfluence"]
-    assert method["variants"]["of_gpt"]["features"] == plain["text.gpt-nano-3m"]
+    assert method["variants"]["of_gpt"]["features"] == plain["text.gpt-nano-0.5m"]
     assert method["features"] == plain["text.text"]
 
     raw_params["simulators"]["methods"]["gptfluence"]["features"] = "bert"  # of the hub: named, not read
