@@ -60,7 +60,7 @@ def make_whole(raw: dict[str, Any]) -> dict[str, Any]:
     whole = make_tiny(raw)
     whole["attribution"]["replays"] = replays
     plan = whole["scales"]["tiny"]
-    plan["scenarios"]["fine_tuning"]["subsets"] = 3
+    plan["scenarios"]["fine_tuning"] |= {"subsets": 3, "ceiling": True}
     plan["scenarios"]["fine_tuning"]["schedules"] = {
         **{"runs": {"fit": 1, "validate": 1, "held_out": 2}, "settings": {"small": {"batch": 2, "warmup": 0.3}}},
     }

@@ -257,6 +257,28 @@ def test_runs_under_other_schedules(raw_params: dict[str, Any], root: Path) -> N
         assert gang not in design.replayed_gangs()
 
 
+def test_a_ceiling_replays_the_runs_that_are_fitted_on(raw_params: dict[str, Any], root: Path) -> None:
+    without = design_of(raw_params, root)
+    raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["ceiling"] = True
+    design = design_of(raw_params, root)
+    assert without.replay_jobs() == without.replayed_gangs() == design.replayed_gangs()
+    more = [job for job in design.replay_jobs() if job not in without.replay_jobs()]
+    runs = {row["run_id"] for job in more for row in design.replay_spec(job)["runs"]}
+    assert runs == {
+        run.run_id for run in design.runs.values() if run.scenario == "fine_tuning" and run.split in ("fit", "validate")
+    }
+    assert {tuple(design.replay_spec(job)["methods"]) for job in more} == {("tracin", "tracin_adamw")}
+    assert {design.replays_file(job) for job in more} <= set(design.stages["attribution"])
+    for group, metric in design.simulation_pairs():
+        steps = design.refit_spec(group, metric)["own_steps"]
+        assert bool(steps) == (metric == "loss" and group.startswith("fine_tuning"))
+        assert without.refit_spec(group, metric)["own_steps"] == []
+        replayed = {row["run_id"] for job in design.replay_jobs() if design.replays_file(job) in steps
+                    for row in design.replay_spec(job)["runs"]}  # fmt: skip
+        assert not steps or {run.run_id for run in design.groups[group].runs
+                             if run.split in ("fit", "validate", "held_out", "unseen")} == replayed  # fmt: skip
+
+
 def test_schedules_name_no_other_run_or_fit(raw_params: dict[str, Any], root: Path) -> None:
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"].pop("schedules", None)
     without, design = design_of(raw_params, root), scheduled(raw_params, root)

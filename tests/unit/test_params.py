@@ -29,6 +29,13 @@ def test_json_schema_is_current(root: Path) -> None:
     assert (root / "workflow/schemas/params.schema.json").read_text(encoding="utf-8") == json_schema()
 
 
+def test_a_ceiling_needs_the_replays_of_steps(raw_params: dict[str, Any], tmp_path: Path) -> None:
+    raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["ceiling"] = True
+    raw_params["attribution"]["replays"] = ["tracin", "grad_dot"]
+    _, line = problems(raw_params, tmp_path)
+    assert "scales.nano.scenarios.fine_tuning.ceiling: asks for tracin_adamw in attribution.replays" in line
+
+
 def test_every_mistake_at_once_each_with_its_line(raw_params: dict[str, Any], tmp_path: Path) -> None:
     raw_params["simulator"] = {}
     raw_params["dynamics"]["optimizer"]["betta1"] = 0.9

@@ -17,7 +17,15 @@ from gptfluence.hyperparameters import hyperparameters
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
 from gptfluence.paper.contents import CURVES
-from gptfluence.params import ChoicesPlan, MislabelledPlan, Model, ModelEncoder, Params, ReleasedScale, replaced
+from gptfluence.params import (
+    ChoicesPlan,
+    MislabelledPlan,
+    Model,
+    ModelEncoder,
+    Params,
+    ReleasedScale,
+    replaced,
+)
 from gptfluence.released.runs import ReleasedRun, make_released
 from gptfluence.runs import (
     DERIVED,
@@ -32,6 +40,7 @@ from gptfluence.runs import (
     make_groups,
     measured_metrics,
 )
+from gptfluence.scores.words import OWN_STEPS
 from gptfluence.sources import (
     folder_digest,
     mislabelled_task,
@@ -100,6 +109,9 @@ MODULES = {
 """The modules of items that share one; others have one of their own name."""
 REPLAYED = ("held_out", "unseen")
 """Splits of the runs that are replayed: those that are simulated."""
+FITTED = ("fit", "validate")
+"""Splits of the runs that are replayed besides, in scenarios whose `ceiling` is asked for."""
+_FITTED = ".fitted"
 GRADIENT_RESPONSE = "gradient_response"
 """Kind of the simulators that are made of gradient kernels."""
 ANY_LENGTH = ("persistence", "global_ar1", "gptfluence")
@@ -170,9 +182,9 @@ class Design:
         """Path of the gradient kernels of every training and test example of a group."""
         return f"results/attribution/kernels/{group}.{digest(self.kernels_spec(group))}.safetensors"
 
-    def replays_file(self, gang: str) -> str:
-        """Path of what gradients say of each step of a gang's held-out and unseen runs."""
-        return f"results/attribution/replays/{gang}.{digest(self.replay_spec(gang))}.parquet"
+    def replays_file(self, job: str) -> str:
+        """Path of what gradients say of each step of runs of a gang; see `replay_jobs`."""
+        return f"results/attribution/replays/{job}.{digest(self.replay_spec(job))}.parquet"
 
     @cached_property
     def ranking_file(self) -> str | None:
@@ -231,7 +243,7 @@ class Design:
                     for file in (self.table_file(group), self.seconds_file(group))
                 ),
                 *(self.kernels_file(group) for group in self.kernel_groups()),
-                *(self.replays_file(gang) for gang in self.replayed_gangs()),
+                *(self.replays_file(job) for job in self.replay_jobs()),
             ],
             "simulators": [
                 *(self.simulator_file(*key) for key in self.fits()),
@@ -334,10 +346,36 @@ class Design:
             return []
         return [name for name, gang in self.gangs.items() if any(run.split in REPLAYED for run in gang.runs)]
 
+    @cache  # noqa: B019
+    def fitted_gangs(self) -> list[str]:
+        """Every gang with runs that are fitted on, of scenarios whose ceiling is asked for."""
+        if self.released:
+            return []
+        asked = {name for name, plan in self.params.plan.scenarios.items() if plan.ceiling}
+        return [
+            name
+            for name, gang in self.gangs.items()
+            if any(run.scenario in asked and run.split in FITTED for run in gang.runs)
+        ]
+
+    def replay_jobs(self) -> list[str]:
+        """Every gang of which runs are replayed; behind the name of a gang `.fitted` stands for its runs that are."""
+        return [*self.replayed_gangs(), *(f"{gang}{_FITTED}" for gang in self.fitted_gangs())]
+
     def replays_of(self, group: str) -> list[str]:
-        """Paths of the replays of a group's runs."""
+        """Paths of the replays of a group's held-out and unseen runs."""
         gangs = dict.fromkeys(run.gang for run in self.groups[group].runs)
         return [self.replays_file(gang) for gang in gangs if gang in self.replayed_gangs()]
+
+    def own_steps_of(self, group: str) -> list[str]:
+        """Paths of the replays of all of a group's runs; none where its ceiling is not asked for."""
+        gangs = dict.fromkeys(run.gang for run in self.groups[group].runs)
+        fitted = [self.replays_file(f"{gang}{_FITTED}") for gang in gangs if gang in self.fitted_gangs()]
+        return [*self.replays_of(group), *fitted] if fitted else []
+
+    def gang_of(self, job: str) -> Gang:
+        """Return the gang of one of `replay_jobs`, or of its name."""
+        return self.gangs[job.removesuffix(_FITTED)]
 
     @cache  # noqa: B019
     def fits(self) -> list[tuple[str, str, str]]:
@@ -442,11 +480,13 @@ class Design:
             "code": code_digest("attribution.gradient_kernels"),
         }  # fmt: skip
 
-    def replay_spec(self, gang: str) -> dict[str, Any]:
-        """For replay_runs: a gang's held-out and unseen runs."""
-        runs = [run for run in self.gangs[gang].runs if run.split in REPLAYED]
+    def replay_spec(self, job: str) -> dict[str, Any]:
+        """For replay_runs: a gang's held-out and unseen runs, or those that are fitted on; see `replay_jobs`."""
+        fitted = job.endswith(_FITTED)
+        splits = FITTED if fitted else REPLAYED
+        runs = [run for run in self.gang_of(job).runs if run.split in splits]
         return self._trained_spec(runs) | {
-            "methods": list(self.params.attribution.replays),
+            "methods": list(OWN_STEPS.values() if fitted else self.params.attribution.replays),
             "checkpoints": self.params.attribution.checkpoints,
             "code": code_digest("attribution.replay"),
         }
@@ -723,6 +763,7 @@ class Design:
             "unseen_tests": self._unseen_tests_spec(group),
             "schedules": self._schedules_spec(group) if metric == "loss" else {},
             "elsewhere": self._elsewhere_spec(group, metric),
+            "own_steps": self.own_steps_of(group) if metric == "loss" else [],
             "judging": self._judging(),
             "code": code_digest("scores.simulators"),
         }
@@ -999,7 +1040,7 @@ class Design:
             "sketch_gradients": [f for f in self.stages["features"] if Path(f).name.startswith("gradients.")],
             "attribute_examples": [self.table_file(group) for group in self.attributed_groups()],
             "measure_kernels": [self.kernels_file(group) for group in self.kernel_groups()],
-            "replay_runs": [self.replays_file(gang) for gang in self.replayed_gangs()],
+            "replay_runs": [self.replays_file(job) for job in self.replay_jobs()],
             "fit_simulator": [self.simulator_file(*key) for key in self.fits()],
             "simulate_runs": [self.simulations_file(*pair) for pair in self.simulation_pairs()],
             "fit_schedules": [self.simulator_file(*key) for key in self.pooled_fits()],

@@ -25,7 +25,7 @@ from pydantic import (
 
 from gptfluence.errors import UserError, did_you_mean
 from gptfluence.rates import Shape as RateShape
-from gptfluence.scores.words import CEILING
+from gptfluence.scores.words import CEILING, OWN_STEPS
 from gptfluence.words import AVERAGE, MEASURED, OWN, TIME_CURVE, WHOLE
 
 T = TypeVar("T")
@@ -495,6 +495,7 @@ class ScenarioPlan(Section):
     learning_rate: PositiveFloat | dict[str, PositiveFloat]
     subsets: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] = 0
     schedules: SchedulesPlan | None = None
+    ceiling: bool = False
 
 
 class MislabelledRuns(Section):
@@ -821,6 +822,10 @@ def _cross_checks(raw: Any) -> list[tuple[tuple[str | int, ...], str]]:
             if isinstance(settings, dict):
                 here = ("scales", scale, "scenarios", scenario)
                 found += _check_scenario(here, plan, settings, list(models), [*HUB_TASKS, *own], unknown)
+                replays = at("attribution", "replays")
+                lacking = [name for name in OWN_STEPS.values() if isinstance(replays, list) and name not in replays]
+                if settings.get("ceiling") is True and lacking:
+                    found.append(((*here, "ceiling"), f"asks for {', '.join(lacking)} in attribution.replays"))
     return found
 
 

@@ -434,6 +434,7 @@ def inputs_of_refits(wildcards):
     files = files_of_runs([DESIGN.runs[row["run_id"]] for row in rows])
     files += [file for file in dict.fromkeys(named) if file]
     files += [method["fitted"] for method in pooled if "fitted" in method]
+    files += spec["own_steps"]
     return inputs(files, DESIGN.refits_file(*key))
 
 
@@ -497,7 +498,7 @@ def model_of(wildcards):
     names = {
         "model": lambda name: name,
         "group": lambda name: DESIGN.groups[name].model,
-        "gang": lambda name: DESIGN.gangs[name].runs[0].model,
+        "gang": lambda name: DESIGN.gang_of(name).runs[0].model,
     }
     key = next(key for key in names if key in wildcards.keys())
     return DESIGN.machine(names[key](wildcards[key]))

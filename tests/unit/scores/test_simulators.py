@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from gptfluence.attribution.effects_file import write_effects
 from gptfluence.errors import UserError
 from gptfluence.io import read_provenance
 from gptfluence.scores import measures
@@ -34,7 +35,7 @@ def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLI
     persistence = FILES | {"settings": {"kind": "persistence"}, "learning": False}
     group["elsewhere"] = {"groups": [], "methods": {}}
     group["unseen_tests"] = {"predicted_curve": predicted, "persistence": persistence, "gradient_response": response}
-    group["schedules"] = {}
+    group["schedules"], group["own_steps"] = {}, []
     judging = {"runs": [2, 3, 5, 8, 99], "draws": 3, "seed": 0, "folds": 2, "intervals": [3, 50], "tests": [1, 9]}
     return group | {"judging": judging | BOOTSTRAP}
 
@@ -87,6 +88,25 @@ def test_has_every_variant_and_number_of_runs(rows: Rows) -> None:
         *(("gradient_response", "whole", "chosen_runs", runs) for runs in (5, 8)),
         *((method, "whole", "interval", 3) for method in ("mean_curve", "gradient_response")),
     }
+
+
+def test_own_steps_that_tell_all_leave_nothing_to_explain(spec: dict[str, Any], tmp_path: Path) -> None:
+    splits = ("fit", "validate"), ("held_out",), ("unseen",)
+    paths = []
+    for number, of_file in enumerate(splits):
+        data = load_group(chosen_runs(spec | {"features": None, "table": None, "kernels": None}, *of_file))
+        steps = np.diff(data.dynamics.values[:, 1:], axis=1, prepend=0)  # made-up runs do not start alike
+        noise = 0.01 * steps.std() * np.random.default_rng(number).normal(size=steps.shape)
+        effects = {("tracin", run): of_run for run, of_run in zip(data.runs, noise, strict=True)}
+        effects |= {("tracin_adamw", run): of_run for run, of_run in zip(data.runs, steps, strict=True)}
+        paths.append(str(tmp_path / f"{number}.parquet"))
+        write_effects(paths[-1], effects, {})
+    rows = judge(spec | {"own_steps": paths}, tmp_path)
+    told = {key[:2] for key in rows if key[1] == "own_gradients"}
+    assert told == {("gradient_response", "own_gradients")}
+    key = ("gradient_response", "own_gradients", "", 0)
+    assert rows[*key, "skill"]["value"] > 0.9 > rows["gradient_response", "whole", "", 0, "skill"]["value"]
+    assert ("gradient_response", "own_gradients", "", 0, "skill") in judge({}, tmp_path, "unseen_train")
 
 
 def by_hand(spec: dict[str, Any], settings: dict[str, Any]) -> tuple[float, float]:

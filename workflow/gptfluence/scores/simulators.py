@@ -8,6 +8,8 @@ Methods are fitted again and judged on the held-out runs
   chooses itself (`GradientResponse.choose`). Subset runs are collected for judging attribution and measure the loss;
 - on fitting runs that are measured at every k-th step alone, with straight lines between;
 - on few tests of each task, judged on tests that no fit has read;
+- with what gradients say of each step of the very run that is simulated, in place of kernels: what the best kernels
+  could lead to, where replays of all runs were asked for;
 - on unseen data: training examples of a pool that no fitting run drew from, tests that no fit has read (a share of each
   task's at a time), or both;
 - under other schedules (learning rates, batches, what the rate does over a run): one fit on the runs of all, or of all
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,16 +38,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 
+from gptfluence.attribution.effects_file import Effects, read_effects
 from gptfluence.errors import UserError
 from gptfluence.io import digest, read_parquet, write_parquet
 from gptfluence.scores import measures
 from gptfluence.scores.curves import ExampleRun, list_curves, read_curves, write_curves
 from gptfluence.scores.measures import Score, resample_counts
 from gptfluence.scores.simulations import Simulations
-from gptfluence.scores.words import ELSEWHERE
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Part, Simulator
+from gptfluence.scores.words import ELSEWHERE, OWN_GRADIENTS, OWN_STEPS
+from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Kernels, Part, Simulator
 from gptfluence.simulators.data import GroupData, load_group, read_features
 from gptfluence.simulators.files import load_simulator
+from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.registry import make_method, make_pooled
 from gptfluence.words import (
     AVERAGE,
@@ -158,7 +163,8 @@ def refit_simulators(spec: dict[str, Any], output: Path, curves_output: Path) ->
             ({name: the same}), learning (bool)}}, and unseen_tests (the same but for variants: what is judged on unseen
             tests, among it `words.PREDICTED_CURVE`); schedules: {} or runs ({schedule: runs of split fit, validate and
             held_out}) and methods (as there); elsewhere (methods: the same but for learning; groups: group, task and
-            runs, each of a group of the same model in the other scenario; both empty where there are none); and
+            runs, each of a group of the same model in the other scenario; both empty where there are none); own_steps
+            (paths of replays of all of these runs but those on subsets, or none); and
             judging: runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of
             tests of each task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),
             bootstrap_samples, bootstrap_seed, confidence.
@@ -237,12 +243,51 @@ def _judge_group(
                 simulator = make_method(name, method["settings"])
                 simulator.fit(dynamics, curricula, features)
                 scores.setdefault(key, []).append(_score(simulator, judges["seen"]))
+        if group["own_steps"] and method["settings"]["kind"] == GradientResponse.kind:
+            scores |= _judge_given_own_steps(group["own_steps"], name, method["settings"], features, fitted, judges)
     if min(fitted.sizes) > 1:
         unseen, curves = _judge_unseen_tests(group, settings, fitted, judges)
         scores |= unseen
     if group["schedules"]:
         scores |= _judge_schedules(group, settings, fitted, judges["seen"])
     return scores | _judge_elsewhere(group, settings, fitted), curves
+
+
+def _judge_given_own_steps(
+    paths: list[str],
+    name: str,
+    settings: dict[str, Any],
+    features: Features,
+    fitted: GroupData,
+    judges: dict[str, _Judge],
+) -> dict[Key, list[_Scores]]:
+    """Return the scores of a gradient response to the steps of the very run that it simulates.
+
+    Each run counts as a training example of its own, of which all its batches are made; what it does in step t, by a
+    kernel of that step, is what its gradients said. Momentum is in AdamW's own steps.
+    """
+    effects: Effects = {}
+    for path in paths:
+        effects |= read_effects(path)
+    runs = [run for data in (fitted, *(judge.runs for judge in judges.values())) for run in data.runs]
+    place = {run: number for number, run in enumerate(runs)}
+    steps = fitted.curricula.examples.shape[1]
+    kernels = {kernel: -np.stack([effects[OWN_STEPS[kernel], run] for run in runs], axis=1)
+               for kernel in settings["kernels"]}  # fmt: skip
+    ones = np.ones(len(runs), np.int64)
+    given = replace(features, kernels=Kernels(np.arange(steps), ones, kernels))
+
+    def curricula(of: tuple[str, ...]) -> Curricula:
+        numbers = np.array([place[run] for run in of])
+        return Curricula(np.repeat(numbers[:, None, None], steps, axis=1), np.ones((len(of), steps)))
+
+    simulator = make_method(name, settings | {"momenta": [0.0]})
+    simulator.fit(fitted.dynamics, curricula(fitted.runs), given)
+    found = {}
+    for setting, judge in judges.items():
+        known = judge._replace(runs=replace(judge.runs, curricula=curricula(judge.runs.runs)))
+        found[Key(setting, name, OWN_GRADIENTS)] = [_score(simulator, known)]
+    return found
 
 
 def _judge_schedules(

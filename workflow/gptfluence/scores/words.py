@@ -7,3 +7,9 @@ CEILING = "ceiling"
 
 ELSEWHERE = "elsewhere_"
 """Begins, in the column of settings, those where simulators of one scenario are judged on runs of the other."""
+
+OWN_GRADIENTS = "own_gradients"
+"""Variant of a method that is given, in place of kernels, gradients of every step of the very run that it simulates."""
+
+OWN_STEPS = {"sgd": "tracin", "adamw": "tracin_adamw"}
+"""Which replay says so, for each gradient kernel."""

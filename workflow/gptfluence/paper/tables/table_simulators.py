@@ -10,6 +10,7 @@ from gptfluence.paper.averages import Rows, average_groups
 from gptfluence.paper.names import METHODS, METRICS, SCENARIOS, SETTINGS, sort_methods
 from gptfluence.paper.simulators import read_learning, read_schedules, read_unseen, read_variants
 from gptfluence.paper.tables.page import Block, Page, is_best, make_lines
+from gptfluence.scores.words import OWN_GRADIENTS
 from gptfluence.words import (
     AVERAGE,
     CHOSEN_RUNS,
@@ -49,9 +50,11 @@ def make_page(spec: dict[str, Any]) -> Page:
     unseen = _average(read_unseen(spec["simulators"]))
     schedules = _average(read_schedules(spec["simulators"]))
     column = ("scenario", "metric", "setting", "measure")
+    # What is given the run's own gradients is no competitor.
+    known = [row for row in [*variants, *unseen] if row["variant"] != OWN_GRADIENTS]
     for row in [*variants, *unseen]:
-        same = [other for other in [*variants, *unseen] if all(other[key] == row[key] for key in column)]
-        row["bold"] = is_best(row, same)
+        same = [other for other in known if all(other[key] == row[key] for key in column)]
+        row["bold"] = row["variant"] != OWN_GRADIENTS and is_best(row, same)
     for row in schedules:
         same = [other for other in schedules if all(other[key] == row[key] for key in (*column, "variant"))]
         row["bold"] = is_best(row, same)
@@ -202,6 +205,9 @@ def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows, s
     if variants:
         notes.append("Variants: a method with some of its settings replaced (scores.variants in params.yaml). "
                      "Bold: the best of a column, and those within its interval.")  # fmt: skip
+    if any(row["variant"] == OWN_GRADIENTS for row in variants):
+        notes.append("Own gradients: given, in place of kernels, what gradients say of each step of the very run that "
+                     "is simulated, which cannot be had without training it: a ceiling.")  # fmt: skip
     if schedules:
         notes.append(
             "Schedules: other learning rates, batches, and courses of the rate, in one fit with the scenario's own; or "
