@@ -257,6 +257,12 @@ def test_runs_under_other_schedules(raw_params: dict[str, Any], root: Path) -> N
         assert gang not in design.replayed_gangs()
 
 
+def test_only_how_they_end_is_measured_of_corrected_and_chosen_runs(raw_params: dict[str, Any], root: Path) -> None:
+    design = design_of(raw_params, root)
+    assert {run.split for run in design.runs.values() if run.row()["ends_alone"]} == {"corrected", "chosen"}
+    assert not {run.split for run in design.runs.values() if not run.ends_alone} & {"corrected", "chosen"}
+
+
 def test_a_ceiling_replays_the_runs_that_are_fitted_on(raw_params: dict[str, Any], root: Path) -> None:
     without = design_of(raw_params, root)
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["ceiling"] = True

@@ -72,6 +72,11 @@ class Run:
         return "plain" if self.scenario == "fine_tuning" else "instruction"
 
     @property
+    def ends_alone(self) -> bool:
+        """Whether it is measured before its first and after its last step alone: only how it ends is asked of it."""
+        return self.split in DERIVED
+
+    @property
     def shard(self) -> str:
         """Path of the run's shard of dynamics."""
         return f"{self.folder}/{self.run_id}.{self.hash}.parquet"
@@ -85,7 +90,8 @@ class Run:
         """Return the run as JSON-able values, with the paths of its files."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         lists = {key: list(value) for key, value in fields.items() if isinstance(value, tuple)}
-        return fields | lists | {"curriculum": self.curriculum, "shard": self.shard}
+        files = {"curriculum": self.curriculum, "shard": self.shard}
+        return fields | lists | files | {"ends_alone": self.ends_alone}
 
 
 @dataclass(frozen=True)
@@ -443,7 +449,7 @@ def _run_hash(params: Params, run: Run, tasks: dict[str, dict[str, Any]], model:
         *(key for key, own in {"schedule": "linear", "warmup": 0.0}.items() if getattr(run, key) == own),
     }
     # Such a curriculum is not drawn from the run's seeds alone.
-    derived = {"curriculum": run.curriculum_hash} if run.split in DERIVED else {}
+    derived = {"curriculum": run.curriculum_hash, "ends_alone": run.ends_alone} if run.split in DERIVED else {}
     return digest(
         {
             "run": {key: value for key, value in dataclasses.asdict(run).items() if key not in where},

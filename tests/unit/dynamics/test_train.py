@@ -27,6 +27,7 @@ from gptfluence.dynamics.train import train_runs
 from gptfluence.dynamics.trainer import Trainer, make_optimizer
 from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance
+from gptfluence.simulators.data import read_end, read_shard
 from pipeline import heed_interrupts
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXForCausalLM
@@ -286,6 +287,22 @@ def test_adapters_and_dropout_are_seeded(gang: dict[str, Any]) -> None:
     train_runs(gang | {"runs": [first, same, other]}, MANIFEST)
     np.testing.assert_array_equal(column(first, "loss"), column(same, "loss"))
     assert (column(first, "loss", step=6) != column(other, "loss", step=6)).any()
+
+
+def test_a_run_that_is_measured_at_its_ends_alone_ends_alike(gang: dict[str, Any]) -> None:
+    first = gang["runs"][0]
+    ends = variant(first, "a" * 12) | {"ends_alone": True}
+    train_runs(gang | {"runs": [first, ends]}, MANIFEST)
+    for metric in ("loss", "bleu", "rouge_l"):
+        whole = [column(first, metric, step=step) for step in (0, 6)]
+        np.testing.assert_array_equal(column(ends, metric), np.concatenate(whole))
+    assert set(column(ends, "step")) == {0, 6}
+    tests = "loss", ("yesno", "text"), (5, 5)
+    found = read_end(ends, *tests)
+    np.testing.assert_array_equal(found, read_end(first, *tests))
+    np.testing.assert_array_equal(found, read_shard(first, *tests)[-1])
+    with pytest.raises(UserError, match="step"):
+        read_shard(ends, *tests)
 
 
 def test_plain_prompts_for_fine_tuning(gang: dict[str, Any]) -> None:

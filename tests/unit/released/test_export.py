@@ -43,7 +43,7 @@ def design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: dict[st
         texts = generator.random((2, *losses.shape), np.float32)
         texts[:, :, [task == "rte" for task, _ in tests]] = np.nan
         made_by = {"hash": run.hash, "code": "abc", "versions": {"torch": "2"}, "model": design.models[run.model]}
-        write_parquet(run.shard, dynamics_table(tests, losses, texts), made_by)
+        write_parquet(run.shard, dynamics_table(tests, range(len(losses)), losses, texts), made_by)
     return design
 
 

@@ -138,6 +138,6 @@ def test_a_shard_of_another_plan_or_that_diverged_is_named(tmp_path: Path, spec:
     write_parquet(
         row["shard"], table.set_column(3, "loss", pa.array([np.nan] * len(table), pa.float32())), {"hash": row["hash"]}
     )
-    with pytest.raises(UserError, match="loss is nan at step 0: not measured, or the model diverged"):
+    with pytest.raises(UserError, match="loss is nan at step 1: not measured, or the model diverged"):
         judge_mislabels(spec, tmp_path / "scores.parquet")
     assert not (tmp_path / "scores.parquet").exists()

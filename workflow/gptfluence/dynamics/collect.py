@@ -42,6 +42,11 @@ class Trainee:
     training: Training
     scratch: Scratch
 
+    def measured_steps(self) -> list[int]:
+        """Return the steps at which it is measured, in order."""
+        steps: int = self.run["steps"]
+        return [0, steps] if self.run["ends_alone"] else list(range(steps + 1))
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -77,6 +82,7 @@ def train_gang(
     """
     open_scores = _OpenScores(scorer, inputs)
     left = list(range(len(trainees)))
+    measured_at = [set(trainee.measured_steps()) for trainee in trainees]
     notes = Notes()
     done = 0
     try:
@@ -86,9 +92,10 @@ def train_gang(
             now = [i for i in left if trainees[i].training.step == step]
             # Up to the update nothing changes but what is measured: an interrupted step is measured anew.
             gang.train(False)
+            measured = [i for i in now if step in measured_at[i]]
             with _precision(settings, inputs.device):
-                evaluate(gang, {i: trainees[i].training for i in now}, inputs, settings)
-                samples = _sample(gang, now, trainees, inputs, settings)
+                evaluate(gang, {i: trainees[i].training for i in measured}, inputs, settings)
+                samples = _sample(gang, measured, trainees, inputs, settings)
             with interruptions.held():
                 open_scores.settle()
                 open_scores.ask(samples)

@@ -159,7 +159,8 @@ class _Job:
         first_steps = {trainee.run["run_id"]: trainee.training.step for trainee in trainees}
 
         def finish(trainee: Trainee) -> None:
-            run, losses = trainee.run, trainee.training.losses
+            run, at = trainee.run, trainee.measured_steps()
+            losses = trainee.training.losses[at]
             if not np.isfinite(losses).all():
                 LOG.warning("run %s: some losses are not finite; its learning rate may be too high", run["run_id"])
             mean = losses.mean(axis=1)
@@ -169,7 +170,7 @@ class _Job:
                      run["run_id"], steps, time.monotonic() - began, beside, mean[0], mean[-1])  # fmt: skip
             try:
                 with trainee.scratch.finishing():
-                    table = dynamics_table(self._trainer.inputs.tests, losses, trainee.training.texts)
+                    table = dynamics_table(self._trainer.inputs.tests, at, losses, trainee.training.texts[:, at])
                     write_parquet(run["shard"], table, self._provenance(run))
             except UserError as error:
                 self._fail(run, error, interruptions)
@@ -225,13 +226,16 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first} (the log says where)"
 
 
-def dynamics_table(tests: Sequence[tuple[str, int]], losses: np.ndarray, texts: np.ndarray) -> pa.Table:
+def dynamics_table(
+    tests: Sequence[tuple[str, int]], at: Sequence[int], losses: np.ndarray, texts: np.ndarray
+) -> pa.Table:
     """Return a run's dynamics: step, task, example, loss, bleu, rouge_l.
 
     Args:
         tests: (task, example) of each test example.
-        losses: [steps + 1, tests].
-        texts: [2, steps + 1, tests]; NaN where there is no text.
+        at: the steps that were measured, [measured].
+        losses: [measured, tests].
+        texts: [2, measured, tests]; NaN where there is no text.
     """
     steps, size = losses.shape
     tasks = list(dict.fromkeys(task for task, _ in tests))
@@ -239,7 +243,7 @@ def dynamics_table(tests: Sequence[tuple[str, int]], losses: np.ndarray, texts: 
     example = np.array([number for _, number in tests], np.int32)
     return pa.table(
         {
-            "step": pa.array(np.repeat(np.arange(steps, dtype=np.int32), size)),
+            "step": pa.array(np.repeat(np.array(at, np.int32), size)),
             "task": pa.DictionaryArray.from_arrays(pa.array(np.tile(task, steps)), tasks),
             "example": pa.array(np.tile(example, steps)),
             "loss": pa.array(losses.ravel()),

@@ -71,7 +71,7 @@ class Trainer:
             *make_optimizer(
                 model, run["learning_rate"], run["steps"], self._spec["optimizer"], run["schedule"], run["warmup"]
             ),
-            losses=np.empty((steps, size), np.float32),
+            losses=np.full((steps, size), np.nan, np.float32),
             texts=np.full((2, steps, size), np.nan, np.float32),
         )
 

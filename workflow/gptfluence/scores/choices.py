@@ -19,7 +19,7 @@ from gptfluence.choices.choices_file import read_choices
 from gptfluence.errors import UserError
 from gptfluence.io import write_parquet
 from gptfluence.simulators.base import Array
-from gptfluence.simulators.data import read_shard
+from gptfluence.simulators.data import read_end
 from gptfluence.words import RANDOM
 
 BEST_RANDOM = "best_random"
@@ -85,7 +85,7 @@ _Score = tuple[float, float | None, float | None, int]
 def _judge_group(group: dict[str, Any], confidence: float) -> dict[tuple[str, str], dict[str, _Score]]:
     """Return the scores of a group by method and order, then by measure."""
     choices = read_choices(group["choices"])
-    losses = {run["ranking"]: read_shard(run, "loss", (group["task"],), (group["tests"],))[-1] for run in group["runs"]}
+    losses = {run["ranking"]: read_end(run, "loss", (group["task"],), (group["tests"],)) for run in group["runs"]}
     missing = sorted(losses.keys() ^ choices.keys())
     if missing:
         raise UserError(f"{group['choices']}: choices and runs differ in {missing[0]}. Delete it and rerun snakemake.")

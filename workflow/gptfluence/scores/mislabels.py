@@ -13,7 +13,7 @@ from scipy.stats import mannwhitneyu
 
 from gptfluence.io import write_parquet
 from gptfluence.mislabels.rankings import RANDOM, checked_count, read_rankings
-from gptfluence.simulators.data import read_shard
+from gptfluence.simulators.data import read_end
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("model", "task", "method", "measure")]
@@ -85,7 +85,7 @@ def _summary(values: list[float]) -> tuple[float, float | None, int]:
 
 def _accuracy(run: dict[str, Any], task: str, size: int) -> float:
     """Return of how many test examples the true label has the lower loss at the end of a run."""
-    losses = read_shard(run, "loss", (task,), (2 * size,))[-1]
+    losses = read_end(run, "loss", (task,), (2 * size,))
     return float(np.mean(losses[::2] < losses[1::2]))
 
 

@@ -112,6 +112,11 @@ def read_shard(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: 
     return _read_record(run, metric, tasks, sizes).values
 
 
+def read_end(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: tuple[int, ...]) -> Array:
+    """Return one metric at the end of a run, [tests]; no other step need be measured. Errors: see `read_shard`."""
+    return _read_record(run, metric, tasks, sizes, end=True).values[0]
+
+
 class _Record(NamedTuple):
     """One metric of a run, from its first recorded step to its last, both with it."""
 
@@ -120,8 +125,10 @@ class _Record(NamedTuple):
     last: int
 
 
-def _read_record(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: tuple[int, ...]) -> _Record:
-    """Return one metric of a run, [steps + 1, tests]; nan in the gaps that released runs may have."""
+def _read_record(
+    run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes: tuple[int, ...], end: bool = False
+) -> _Record:
+    """Return one metric of a run, [steps + 1, tests], or of its last step alone; nan in gaps of released runs."""
     path = run["shard"]
     table = read_columns(path, ["step", "task", "example", metric])
     provenance = read_provenance(path)
@@ -131,11 +138,14 @@ def _read_record(run: dict[str, Any], metric: str, tasks: tuple[str, ...], sizes
             f"{path}: records hash {found}, but the plan's run {run['run_id']} has {run['hash']}: "
             "it was made with other settings. Delete it and run snakemake again."
         )
+    if end:
+        table = table.filter(pc.equal(table["step"], pc.max(table["step"])))
     test = _position(table, tasks, sizes)
     step = _integers(table, "step")
     kept = test >= 0
     released = "released" in provenance
-    first = int(step.min(initial=int(step.max(initial=0)))) if released else 0  # theirs begin behind an update
+    # Released runs begin behind an update.
+    first = int(step.min(initial=int(step.max(initial=0)))) if released or end else 0
     length = int(step.max(initial=0)) + 1 - first
     cell = (step[kept] - first) * sum(sizes) + test[kept]
     _check_cells(path, cell, (length, sum(sizes)), ("step", "test example"))
