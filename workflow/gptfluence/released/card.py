@@ -10,7 +10,7 @@ import yaml
 
 from gptfluence.design import Design
 from gptfluence.io import read_provenance
-from gptfluence.runs import Run
+from gptfluence.runs import DERIVED, Run
 
 _MEANING = {
     "run_id": "the run",
@@ -84,6 +84,8 @@ def write_card(
     groups = Counter((run.scenario, run.model, run.split) for run in runs)
     first = read_provenance(runs[0].shard)
     versions = ", ".join(f"{name} {version}" for name, version in first.get("versions", {}).items())
+    ended = sorted({run.split for run in runs} & DERIVED.keys())
+    ends = f"; those whose split is {' or '.join(ended)}, before the first and after the last alone" if ended else ""
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
@@ -92,7 +94,7 @@ def write_card(
         f"# {front['pretty_name']}",
         "",
         f"{len(runs)} runs: GPTs trained on known examples in a known order, and measured on every test example at "
-        "every step.",
+        f"every step{ends}.",
         "",
         "```python",
         "import datasets",
