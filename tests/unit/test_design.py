@@ -271,7 +271,9 @@ def test_a_ceiling_replays_the_runs_that_are_fitted_on(raw_params: dict[str, Any
     more = [job for job in design.replay_jobs() if job not in without.replay_jobs()]
     runs = {row["run_id"] for job in more for row in design.replay_spec(job)["runs"]}
     assert runs == {
-        run.run_id for run in design.runs.values() if run.scenario == "fine_tuning" and run.split in ("fit", "validate")
+        run.run_id
+        for run in design.runs.values()
+        if run.group.startswith("fine_tuning") and run.split in ("fit", "validate")
     }
     assert {tuple(design.replay_spec(job)["methods"]) for job in more} == {("tracin", "tracin_adamw")}
     assert {design.replays_file(job) for job in more} <= set(design.stages["attribution"])

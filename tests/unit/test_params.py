@@ -32,8 +32,12 @@ def test_json_schema_is_current(root: Path) -> None:
 def test_a_ceiling_needs_the_replays_of_steps(raw_params: dict[str, Any], tmp_path: Path) -> None:
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["ceiling"] = True
     raw_params["attribution"]["replays"] = ["tracin", "grad_dot"]
-    _, line = problems(raw_params, tmp_path)
-    assert "scales.nano.scenarios.fine_tuning.ceiling: asks for tracin_adamw in attribution.replays" in line
+    _, *lines = problems(raw_params, tmp_path)
+    asked = [f"real.scenarios.{scenario}" for scenario in ("fine_tuning", "instruction_tuning")]
+    assert [line.split(": ", 1)[1] for line in lines] == [
+        f"scales.{name}.ceiling: asks for tracin_adamw in attribution.replays"
+        for name in ("nano.scenarios.fine_tuning", *asked)
+    ]
 
 
 def test_every_mistake_at_once_each_with_its_line(raw_params: dict[str, Any], tmp_path: Path) -> None:

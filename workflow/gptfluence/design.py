@@ -348,14 +348,16 @@ class Design:
 
     @cache  # noqa: B019
     def fitted_gangs(self) -> list[str]:
-        """Every gang with runs that are fitted on, of scenarios whose ceiling is asked for."""
+        """Every gang with runs that simulators are fitted on, of scenarios whose ceiling is asked for."""
         if self.released:
             return []
         asked = {name for name, plan in self.params.plan.scenarios.items() if plan.ceiling}
         return [
             name
             for name, gang in self.gangs.items()
-            if any(run.scenario in asked and run.split in FITTED for run in gang.runs)
+            if any(
+                run.scenario in asked and run.split in FITTED and self.groups[run.group].metrics for run in gang.runs
+            )
         ]
 
     def replay_jobs(self) -> list[str]:
