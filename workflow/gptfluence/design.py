@@ -140,6 +140,7 @@ class Design:
 
     # --------------------------------------------------------------------------------------------------- files
 
+    @cache  # noqa: B019
     def task_file(self, task: str) -> str:
         """Path of a prepared task."""
         return f"data/tasks/{task}.{digest(without_paths(self.tasks[task]))}.parquet"
@@ -182,6 +183,7 @@ class Design:
         """Path of the gradient kernels of every training and test example of a group."""
         return f"results/attribution/kernels/{group}.{digest(self.kernels_spec(group))}.safetensors"
 
+    @cache  # noqa: B019
     def replays_file(self, job: str) -> str:
         """Path of what gradients say of each step of runs of a gang; see `replay_jobs`."""
         return f"results/attribution/replays/{job}.{digest(self.replay_spec(job))}.parquet"
@@ -1111,6 +1113,7 @@ class Design:
         files = [metric["simulator"] for group in groups for metric in group["metrics"]]
         return [SCORES_FILE, *files, *dict.fromkeys(f for group in groups for f in group["task_files"].values())]
 
+    @cache  # noqa: B019
     def plain_specs(self) -> dict[str, dict[str, Any]]:
         """Return the spec of every job whose output has a plain name, by its stage."""
         tables = {table: self.table_spec(table) for table in TABLES}
