@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gptfluence import cost
-from gptfluence.cost import Costs, Shape
+from gptfluence.cost import Costs, Shape, relative_length
 from gptfluence.design import Design, make_design
 from gptfluence.dynamics import collect, packing
 from gptfluence.dynamics.checkpoints import Training
@@ -340,6 +340,20 @@ def test_a_job_that_went_on_is_divided_by_what_it_trained(
     for run in gang.runs:
         os.utime(tmp_path / run.shard, (0, ended + 9999))  # times that say nothing, as after a checkout
     assert cost.measured_seconds(gang, tmp_path) == pytest.approx(60.0 / len(gang.runs))
+
+
+def test_a_run_that_is_measured_at_its_ends_alone_costs_its_updates_and_two_measurements(
+    raw_params: dict[str, Any], root: Path
+) -> None:
+    design = design_of(raw_params, root)
+    corrected = design.derived_runs("corrected")[0]
+    whole, first = (next(run for run in design.groups[corrected.group].runs if run.split == split)
+                    for split in ("noisy", "fit"))  # fmt: skip
+    tests = 2 * 80  # each with the right label and the wrong one
+    of_first = 3 * first.steps * first.batch + tests * (first.steps + 1)
+    assert relative_length(design, first) == 1.0
+    assert relative_length(design, whole) == (3 * 96 * 16 + tests * 97) / of_first
+    assert relative_length(design, corrected) == (3 * 96 * 16 + tests * 2) / of_first
 
 
 def test_speeds_change_hours_but_no_run(raw_params: dict[str, Any], root: Path, tmp_path: Path) -> None:

@@ -513,11 +513,16 @@ class Costs:
 
 
 def relative_length(design: Design, run: Run) -> float:
-    """Return how often a run is measured, in units of its group's first run, which the group's estimate is of.
+    """Return how much a run reads, in units of its group's first run, which the group's estimate is of.
 
-    Measuring is most of what a run costs; schedules with other batches have other numbers of steps.
+    A measurement reads each test once. An update reads its batch, and goes back, which costs twice as much.
     """
-    return (run.steps + 1) / (design.groups[run.group].runs[0].steps + 1)
+    tests = sum(design.group_sizes(run.group)["test_sizes"].values())
+    own, first = (
+        3 * one.steps * one.batch + tests * (2 if one.ends_alone else one.steps + 1)
+        for one in (run, design.groups[run.group].runs[0])
+    )
+    return own / first
 
 
 def measured_seconds(gang: Gang, folder: Path) -> float | None:

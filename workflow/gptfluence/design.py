@@ -17,15 +17,7 @@ from gptfluence.hyperparameters import hyperparameters
 from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
 from gptfluence.paper.contents import CURVES
-from gptfluence.params import (
-    ChoicesPlan,
-    MislabelledPlan,
-    Model,
-    ModelEncoder,
-    Params,
-    ReleasedScale,
-    replaced,
-)
+from gptfluence.params import ChoicesPlan, MislabelledPlan, Model, ModelEncoder, Params, ReleasedScale, replaced
 from gptfluence.released.runs import ReleasedRun, make_released
 from gptfluence.runs import (
     DERIVED,
@@ -112,6 +104,7 @@ REPLAYED = ("held_out", "unseen")
 FITTED = ("fit", "validate")
 """Splits of the runs that are replayed besides, in scenarios whose `ceiling` is asked for."""
 _FITTED = ".fitted"
+"""Ends, in the names of jobs, those that replay the runs of a gang that are fitted on."""
 GRADIENT_RESPONSE = "gradient_response"
 """Kind of the simulators that are made of gradient kernels."""
 ANY_LENGTH = ("persistence", "global_ar1", "gptfluence")

@@ -38,7 +38,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 
-from gptfluence.attribution.effects_file import Effects, read_effects
 from gptfluence.errors import UserError
 from gptfluence.io import digest, read_parquet, write_parquet
 from gptfluence.scores import measures
@@ -51,6 +50,7 @@ from gptfluence.simulators.data import GroupData, load_group, read_features
 from gptfluence.simulators.files import load_simulator
 from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.registry import make_method, make_pooled
+from gptfluence.simulators.simulate import read_replays
 from gptfluence.words import (
     AVERAGE,
     CHOSEN_RUNS,
@@ -164,10 +164,10 @@ def refit_simulators(spec: dict[str, Any], output: Path, curves_output: Path) ->
             tests, among it `words.PREDICTED_CURVE`); schedules: {} or runs ({schedule: runs of split fit, validate and
             held_out}) and methods (as there); elsewhere (methods: the same but for learning; groups: group, task and
             runs, each of a group of the same model in the other scenario; both empty where there are none); own_steps
-            (paths of replays of all of these runs but those on subsets, or none); and
-            judging: runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of
-            tests of each task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),
-            bootstrap_samples, bootstrap_seed, confidence.
+            (paths of replays of all of these runs but those on subsets, or none); and judging: runs (numbers of
+            fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of tests of each task), folds
+            (in how many parts tests are unseen; if a task has fewer tests: one at a time), bootstrap_samples,
+            bootstrap_seed, confidence.
         output: Parquet, see `SCHEMA`.
         curves_output: Parquet, trajectories of unseen tests on the first held-out and the first unseen run; see
             `scores.curves`.
@@ -266,14 +266,11 @@ def _judge_given_own_steps(
     Each run counts as a training example of its own, of which all its batches are made; what it does in step t, by a
     kernel of that step, is what its gradients said. Momentum is in AdamW's own steps.
     """
-    effects: Effects = {}
-    for path in paths:
-        effects |= read_effects(path)
     runs = [run for data in (fitted, *(judge.runs for judge in judges.values())) for run in data.runs]
     place = {run: number for number, run in enumerate(runs)}
     steps = fitted.curricula.examples.shape[1]
-    kernels = {kernel: -np.stack([effects[OWN_STEPS[kernel], run] for run in runs], axis=1)
-               for kernel in settings["kernels"]}  # fmt: skip
+    effects = read_replays(paths, runs, [OWN_STEPS[kernel] for kernel in settings["kernels"]])
+    kernels = {kernel: -effects[OWN_STEPS[kernel]].swapaxes(0, 1) for kernel in settings["kernels"]}
     ones = np.ones(len(runs), np.int64)
     given = replace(features, kernels=Kernels(np.arange(steps), ones, kernels))
 

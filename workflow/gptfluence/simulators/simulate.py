@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gptfluence.attribution.effects_file import read_effects
+from gptfluence.attribution.effects_file import Effects, read_effects
 from gptfluence.errors import UserError
 from gptfluence.io import write_parquet
 from gptfluence.simulators.base import Array
@@ -82,20 +83,39 @@ def roll_out_replays(paths: list[str], data: GroupData) -> dict[str, Array]:
     Raises:
         UserError: a file is missing or damaged, or a run is in none of them.
     """
-    effects: dict[tuple[str, str], NDArray[np.float32]] = {}
+    first = data.dynamics.values[:, :1]
+    return {
+        method: np.concatenate([first, first + np.cumsum(changes, axis=1, dtype=float)], axis=1)
+        for method, changes in read_replays(paths, data.runs).items()
+    }
+
+
+def read_replays(
+    paths: Sequence[str], runs: Sequence[str], methods: Iterable[str] | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """Read what replays say of each step of some runs.
+
+    Args:
+        methods: which; None: all that the files have.
+
+    Returns:
+        By method [runs, steps, tests].
+
+    Raises:
+        UserError: a file is missing or damaged, or a run is in none of them.
+    """
+    effects: Effects = {}
     for path in paths:
         effects |= read_effects(path)
-    first = data.dynamics.values[:, :1]
-    simulated = {}
-    for method in dict.fromkeys(method for method, _ in effects):
-        missing = [run for run in data.runs if (method, run) not in effects]
+    found = {}
+    for method in dict.fromkeys(method for method, _ in effects) if methods is None else methods:
+        missing = [run for run in runs if (method, run) not in effects]
         if missing:
             raise UserError(
                 f"{', '.join(paths)}: no {method} of run {missing[0]}. Delete them and run snakemake again."
             )
-        changes = np.stack([effects[method, run] for run in data.runs])
-        simulated[method] = np.concatenate([first, first + np.cumsum(changes, axis=1, dtype=float)], axis=1)
-    return simulated
+        found[method] = np.stack([effects[method, run] for run in runs])
+    return found
 
 
 def _table(method: str, values: Array, start: int, metric: str, data: GroupData, widths: Array | None) -> pa.Table:

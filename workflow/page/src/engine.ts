@@ -252,13 +252,8 @@ export class Responses {
   /** Add the responses of the first columns, weighed. */
   weigh(weights: Float64Array, into: Float64Array): void {
     const { rows, n, width } = this;
-    for (let a = 0; a + 1 < n; a += 2) {
-      const one = weights[a];
-      const two = weights[a + 1];
-      const next = (a + 1) * width;
-      for (let z = 0, at = a * width; z < into.length; z++) into[z] += one * rows[at + z] + two * rows[next + z];
-    }
-    if (n % 2) for (let z = 0, at = (n - 1) * width; z < into.length; z++) into[z] += weights[n - 1] * rows[at + z];
+    for (let a = 0; a < n; a++)
+      for (let z = 0, at = a * width; z < into.length; z++, at++) into[z] += weights[a] * rows[at];
   }
 
   /** (c a + x)(d b + y) = cd ab + c ay + d bx + xy: few products are new, as there are fewer moves than responses. */
@@ -354,14 +349,15 @@ export class Simulator {
     return found;
   }
 
-  /** Responses less their mean over the fitting runs, update by update: the same object each time. */
-  *departures(task: number, shares: Shares, rate: number): Generator<Responses> {
+  /** Responses less their mean over the fitting runs, after the last update; `each` looks at them after every one. */
+  departures(task: number, shares: Shares, rate: number, each: (found: Responses) => void): Responses {
     const { momenta, decays, kernels, tasks } = this.kernels;
     const found = new Responses(decays, momenta.length * kernels, tasks[task].to - tasks[task].from);
     for (const moves of movesOf(this.kernels, tasks[task], shares, this.meanProducts(task), this.rates(rate))) {
       found.add(moves);
-      yield found;
+      each(found);
     }
+    return found;
   }
 
   /** first: measured values before the first update, [shown tests of the metric's tasks]. */
@@ -377,13 +373,11 @@ export class Simulator {
     fit.tasks.forEach((number, own) => {
       const task = kernels.tasks[number];
       const weights = fit.weights.subarray(own * n, (own + 1) * n);
-      let gram: Float64Array = new Float64Array(n * n);
       const moved = new Float64Array(steps * task.shown);
       let from = 0;
-      for (const responses of this.departures(number, shares, rate)) {
-        responses.weigh(weights, moved.subarray(from, (from += task.shown)));
-        gram = responses.gram;
-      }
+      const { gram } = this.departures(number, shares, rate, (responses) =>
+        responses.weigh(weights, moved.subarray(from, (from += task.shown))),
+      );
       const size = fit.replicas.length / fit.tasks.length;
       belief[own] = beliefIn(gram, weights, fit.replicas.subarray(own * size, (own + 1) * size), n);
       for (let t = 0; t < steps; t++)
