@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 import sys
@@ -86,9 +85,3 @@ def snakemake(folder: Path, *arguments: str, **options: Any) -> subprocess.Compl
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     command += ["--profile", str(ROOT / "workflow/profiles/local"), "--cores", "2"]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, cwd=folder, **options)
-
-
-def seconds_of_children() -> float:
-    """Return the CPU seconds of all child processes that have ended: unlike time, the same beside other tests."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc_repository import Repository, jobs, make_repository, stages_run
-from pipeline import seconds_of_children
 
 pytestmark = pytest.mark.slow
 
@@ -22,11 +21,8 @@ def assert_nothing_to_do(repository: Repository) -> None:
     """Neither engine has anything to do, nor touches a file."""
     before = repository.inodes()
     assert NOTHING in repository.snakemake("-n")
-    used = seconds_of_children()
     said = repository.dvc("repro")
-    seconds = seconds_of_children() - used
     assert stages_run(said) == [], said
-    assert seconds < 20
     assert repository.inodes() == before
 
 
@@ -57,7 +53,7 @@ def test_own_package_is_used(published: Repository) -> None:
 
 
 def test_after_clone_and_pull_nothing_runs(pulled: Repository, published: Repository) -> None:
-    """`git clone`, `dvc pull`, `snakemake -n`: nothing to do; `dvc repro`: no stage runs, in less than 20 s."""
+    """`git clone`, `dvc pull`, `snakemake -n`: nothing to do; `dvc repro`: no stage runs."""
     assert pulled.digests() == published.digests()
     assert_nothing_to_do(pulled)
     shuffle_times(pulled)
@@ -132,13 +128,11 @@ def lose(repository: Repository) -> None:
 
 @pytest.mark.parametrize("engine", ["snakemake", "dvc"])
 def test_one_figure_is_one_job(pulled: Repository, engine: str) -> None:
-    """A deleted or restyled figure costs one job of less than 15 s, and the other engine then has no job left."""
+    """A deleted or restyled figure costs one job, and the other engine then has no job left."""
     for change, figure in ((lose, "figure_6"), (more_curves, "figure_2"), (restyle, "figure_6")):
         before, drawn = pulled.inodes(), pulled.digests("results/figures")
         change(pulled)
-        used = seconds_of_children()
         said = pulled.snakemake() if engine == "snakemake" else pulled.dvc("repro")
-        assert seconds_of_children() - used < 15, said
         # The report shows a figure that is drawn otherwise; of one that was lost it has the same.
         assert jobs(said) == {"write_figure": 1} | ({} if change is lose else {"write_report": 1}), said
         after = pulled.inodes()
@@ -155,9 +149,7 @@ def test_figure_is_redrawn_from_scores_alone(clone: Repository) -> None:
     """With only `dvc pull scores`, a restyled figure is one job of Snakemake."""
     clone.dvc("pull", "scores")
     restyle(clone)
-    used = seconds_of_children()
     said = clone.snakemake("results/figures/figure_6.pdf")
-    assert seconds_of_children() - used < 15
     assert jobs(said) == {"write_figure": 1}, said
     assert not clone.shards()
 
@@ -165,9 +157,7 @@ def test_figure_is_redrawn_from_scores_alone(clone: Repository) -> None:
 def test_figure_is_redrawn_with_what_it_needs_pulled(clone: Repository, published: Repository) -> None:
     """`dvc repro --pull --allow-missing figures@figure_6` fetches the scores and draws; nothing else is fetched."""
     restyle(clone)
-    used = seconds_of_children()
     said = clone.dvc("repro", "--pull", "--allow-missing", "figures@figure_6")
-    assert seconds_of_children() - used < 15, said
     assert jobs(said) == {"write_figure": 1}, said
     assert stages_run(said) == ["plan", "figures@figure_6"]
     assert {file for file in clone.made() if "figure_6" not in file} <= {"results/scores/scores.parquet"}
