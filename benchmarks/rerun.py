@@ -1,8 +1,8 @@
 """What is waited for when little or nothing is left to do: plans, second calls, one figure, with each engine.
 
 Prints one JSON object a line, in CPU seconds of all processes. `ours` is the command in a small finished project (for
-the paper's plan: in a fresh clone), `other` the same command of the same engine in a project of as many jobs and stages
-that each touch one file: what the engine itself takes. `ratio` is other / ours, and `bar` what `ours` should stay below.
+the paper's plan: in a fresh clone), `other` the same command of the same engine in a project of as many jobs and
+stages that each touch one file: what the engine itself takes. `ratio` is other / ours; `ours` should stay below `bar`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def tell(name: str, bar: float, ours: Callable[[], object], other: Callable[[], 
         used = seconds_of_children()
         call()
         seconds.append(round(seconds_of_children() - used, 2))
-    row = {"name": f"rerun: {name}", "ours": seconds[0], "other": seconds[1], "ratio": round(seconds[1] / seconds[0], 2)}
+    ours_took, other_took = seconds
+    row = {"name": f"rerun: {name}", "ours": ours_took, "other": other_took, "ratio": round(other_took / ours_took, 2)}
     print(json.dumps(row | {"unit": "CPU s", "bar": bar, "other_is": "as many jobs that touch a file"}), flush=True)
 
 
@@ -50,7 +51,8 @@ def make_bare(folder: Path, jobs: int, stages: int) -> Repository:
     rules = [f"rule all:\n    input: [f'out/{{i}}' for i in range({jobs})]"]
     rules += ["rule touch:\n    output: 'out/{i}'\n    shell: 'touch {output}'"]
     (folder / "Snakefile").write_text("\n\n".join(rules) + "\n", encoding="utf-8")
-    made = {f"stage_{i}": {"cmd": f"mkdir -p made && echo {i} > made/{i}", "outs": [f"made/{i}"]} for i in range(stages)}
+    commands = [f"mkdir -p made && echo {i} > made/{i}" for i in range(stages)]
+    made = {f"stage_{i}": {"cmd": command, "outs": [f"made/{i}"]} for i, command in enumerate(commands)}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": made}), encoding="utf-8")
     bare = Repository(folder, folder / ".home")
     bare.git("init", "--quiet")

@@ -11,6 +11,7 @@ from dvc_repository import (
     Repository,
     change_everything,
     keep_items,
+    keep_one_table_and_figure,
     make_repository,
 )
 from once import make_once
@@ -55,3 +56,11 @@ def pulled(clone: Repository) -> Repository:
     """A fresh clone with all data pulled."""
     clone.dvc("pull")
     return clone
+
+
+@pytest.fixture
+def slim(pulled: Repository) -> Repository:
+    """A fresh clone with all data pulled, which from now on makes one table and one figure, and nothing of refits."""
+    keep_one_table_and_figure(pulled)
+    pulled.commit("one table and one figure")
+    return pulled

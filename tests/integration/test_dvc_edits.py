@@ -43,10 +43,10 @@ def test_seed_of_one_run_trains_that_run(pulled: Repository) -> None:
     assert "1 runs are new: changed:" in said and "draw_seed" in said, said
 
 
-def test_one_run_more_trains_that_run(pulled: Repository) -> None:
+def test_one_run_more_trains_that_run(slim: Repository) -> None:
     """One held-out run more, by DVC: that run trains, nothing is fitted, one group is simulated."""
-    pulled.edit(lambda params: params["scales"]["tiny"]["scenarios"]["fine_tuning"]["runs"].update(held_out=2))
-    said, new = work(pulled, "dvc")
+    slim.edit(lambda params: params["scales"]["tiny"]["scenarios"]["fine_tuning"]["runs"].update(held_out=2))
+    said, new = work(slim, "dvc")
     assert len(new) == 1 and "fine_tuning-tiny-rte-05" in new.pop()
     assert "1 to train now" in said, said
     assert not re.search(r"\b(pretrain_model|fit_simulator)\b", said), said

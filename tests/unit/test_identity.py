@@ -14,6 +14,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = tmp_path / "gptfluence"
     shutil.copytree(identity.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(identity, "PACKAGE", copy)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     identity.read_code_anew()
     yield copy
     identity.read_code_anew()
@@ -32,6 +33,30 @@ def test_comments_layout_and_docstrings_do_not_count_but_code_does(package: Path
     assert digest_after(path, "# a comment\n\n\n" + text) == before
     assert digest_after(path, text.replace('"""Sample one token', '"""Draw one token')) == before
     assert digest_after(path, text.replace(".div_(temperature)", ".div_(temperature + 0)")) != before
+
+
+def test_a_module_is_parsed_once(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of modules is as good as they; damaged, or where none can be kept, they are parsed again."""
+    first = identity.code_digest("dynamics.train"), identity.reachable_modules("dynamics.train")
+    parse, parsed = identity.ast.parse, []
+    monkeypatch.setattr(identity.ast, "parse", lambda text: parsed.append(text) or parse(text))
+
+    def again() -> int:
+        parsed.clear()
+        identity.read_code_anew()
+        assert (identity.code_digest("dynamics.train"), identity.reachable_modules("dynamics.train")) == first
+        return len(parsed)
+
+    assert again() == 0
+    kept = sorted((tmp_path / "cache/gptfluence/modules").iterdir())
+    kept[0].write_text("{")
+    kept[1].write_text('{"imports": 1}')
+    kept[2].write_text("")
+    assert again() == 3
+    assert again() == 0
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    assert again() == len(kept)
 
 
 def test_a_module_that_is_not_imported_does_not_count(package: Path) -> None:

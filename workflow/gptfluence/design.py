@@ -636,6 +636,7 @@ class Design:
             settings for method in methods for settings in self._variants_of(method).values()
         ]
 
+    @cache  # noqa: B019
     def _variants_of(self, method: str) -> dict[str, dict[str, Any]]:
         """Return the whole settings of each variant of a method."""
         changes = self.params.variants.get(method, {})

@@ -1,16 +1,25 @@
 """What code made a file: a digest of the syntax trees of the modules that a command imports.
 
 Comments, layout and docstrings do not count, so only a real change of the code renames (and recomputes) what it made.
+
+To parse the package takes a second, and every call of Snakemake and each stage of DVC asks: what is found in a module
+is kept in the user's cache folder, under the digest of the module's text.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gptfluence.errors import UserError
+from gptfluence.io import write_json
 
 PACKAGE = Path(__file__).parent
 
@@ -34,14 +43,14 @@ def code_digest(*entries: str) -> str:
 
 def read_code_anew() -> None:
     """Forget what the modules held, for whoever edits them while a process runs."""
-    for cached in (code_digest, _parsed, _imports, _module_digest):
+    for cached in (code_digest, _facts, _imports):
         cached.cache_clear()
 
 
 def module_digests(*entries: str) -> dict[str, str]:
     """Return the digest of each module that counts, by name, so that a change can be told by its module."""
     names = sorted(reachable_modules(*entries) - set(PLUMBING))
-    return {name: _module_digest(name) for name in names}
+    return {name: _facts(name).digest for name in names}
 
 
 def reachable_modules(*entries: str) -> set[str]:
@@ -65,30 +74,61 @@ def _path(name: str) -> Path | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What a module's text says.
+
+    Attributes:
+        imports: names that it imports from the package, each with the module that it stands in if it is none itself.
+        digest: 12 hexadecimal digits for its code.
+    """
+
+    imports: tuple[tuple[str, str], ...]
+    digest: str
+
+
 @functools.cache
-def _parsed(name: str) -> ast.Module:
+def _facts(name: str) -> _Facts:
     path = _path(name)
     if path is None:
         raise ValueError(f"no module gptfluence.{name}")
-    return ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_bytes()
+    kept = _cache_folder() / f"{hashlib.sha256(_own_text() + text).hexdigest()[:32]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        return _Facts(tuple((module, base) for module, base in known["imports"]), str(known["digest"]))
+    module = ast.parse(text)
+    facts = _Facts(_read_imports(module), hashlib.sha256(json.dumps(_canonical(module)).encode()).hexdigest()[:12])
+    with contextlib.suppress(UserError):  # no room, or no right to write: it is parsed again
+        write_json(kept, {"imports": facts.imports, "digest": facts.digest})
+    return facts
+
+
+@functools.cache
+def _own_text() -> bytes:
+    """How modules are read: what was read otherwise does not count."""
+    return Path(__file__).read_bytes()
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gptfluence" / "modules"
 
 
 @functools.cache
 def _imports(name: str) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(_parsed(name)):
+    return {found for module, base in _facts(name).imports if (found := module if _path(module) else base)}
+
+
+def _read_imports(tree: ast.Module) -> tuple[tuple[str, str], ...]:
+    found: dict[tuple[str, str], None] = {}
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gptfluence"):
             base = node.module.removeprefix("gptfluence").lstrip(".")
-            names = [f"{base}.{alias.name}".lstrip(".") for alias in node.names]
-            found.update(n if _path(n) else base for n in names)
+            found |= {(f"{base}.{alias.name}".lstrip("."), base): None for alias in node.names}
         elif isinstance(node, ast.Import):
-            found.update(a.name.removeprefix("gptfluence.") for a in node.names if a.name.startswith("gptfluence."))
-    return {n for n in found if n and _path(n)}
-
-
-@functools.cache
-def _module_digest(name: str) -> str:
-    return hashlib.sha256(json.dumps(_canonical(_parsed(name))).encode()).hexdigest()[:12]
+            names = [a.name.removeprefix("gptfluence.") for a in node.names if a.name.startswith("gptfluence.")]
+            found |= {(name, ""): None for name in names}
+    return tuple(found)
 
 
 def _canonical(node: Any) -> Any:

@@ -601,7 +601,10 @@ class Params(Section):
 
 def replaced(method: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
     """Return the whole settings of a method, some of which are replaced, in the types that they are to have."""
-    return TypeAdapter(Method).validate_python(method | changed).model_dump()
+    return _METHOD.validate_python(method | changed).model_dump()
+
+
+_METHOD: TypeAdapter[Method] = TypeAdapter(Method)
 
 
 def setting(value: T | dict[str, T], *names: str) -> T:

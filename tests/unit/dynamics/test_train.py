@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from forked import Job
 from gptfluence.curricula.draw import draw_curricula, read_curriculum
 from gptfluence.dynamics import collect, models, train, trainer
 from gptfluence.dynamics.checkpoints import scratch_files
@@ -650,16 +651,19 @@ def longer(gang: dict[str, Any], epochs: int) -> dict[str, Any]:
     return gang | {"runs": runs, "model": gang["model"] | {"lora": LORA}}
 
 
+def call_of(spec: dict[str, Any], name: str) -> list[str]:
+    """Write a job's spec; return the arguments of its command."""
+    Path(f"{name}.json").write_text(json.dumps(spec), encoding="utf-8")
+    return ["train_runs", "--spec", f"{name}.json", "--output", str(MANIFEST), "--log", f"{name}.log"]
+
+
 def start(spec: dict[str, Any], name: str = "job") -> subprocess.Popen[bytes]:
     """Start the job as Snakemake does."""
-    Path(f"{name}.json").write_text(json.dumps(spec), encoding="utf-8")
-    command = [sys.executable, "-m", "gptfluence", "train_runs", "--spec", f"{name}.json", "--output", str(MANIFEST)]
-    return subprocess.Popen(
-        [*command, "--log", f"{name}.log"], preexec_fn=heed_interrupts, stdout=subprocess.DEVNULL, stderr=-1
-    )
+    command = [sys.executable, "-m", "gptfluence", *call_of(spec, name)]
+    return subprocess.Popen(command, preexec_fn=heed_interrupts, stdout=subprocess.DEVNULL, stderr=-1)
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
+def finish(process: subprocess.Popen[bytes] | Job) -> None:
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors.decode()
 
@@ -668,7 +672,7 @@ def seconds_of_training(log: str) -> float:
     return sum(float(line.split(" steps in ")[1].split()[0]) for line in log.splitlines() if " steps in " in line)
 
 
-def progress_of(process: subprocess.Popen[bytes], runs: list[dict[str, Any]]) -> bool:
+def progress_of(process: subprocess.Popen[bytes] | Job, runs: list[dict[str, Any]]) -> bool:
     """Whether the process has begun to train."""
     for run in runs:
         with contextlib.suppress(OSError, ValueError):
@@ -692,8 +696,8 @@ def test_job_killed_at_random_moments_yields_the_same_bytes(gang: dict[str, Any]
     spec |= {"checkpoint_minutes": seconds / 100 / 60}
     kills, resumed = [], 0
     while len(kills) < 15:
-        process = start(spec)
         begun = len(kills) % 5 != 4  # the fifth dies while it starts
+        process = Job(*call_of(spec, "job")) if begun else start(spec)
         while begun and process.poll() is None and not progress_of(process, spec["runs"]):
             time.sleep(0.01)
         time.sleep(generator.uniform(0, seconds / 15 if begun else 3))
@@ -716,7 +720,7 @@ def test_job_killed_at_random_moments_yields_the_same_bytes(gang: dict[str, Any]
             assert "starts anew" not in log.replace("next time, it starts anew", "")
             resumed += "goes on from step" in log.replace("next time, it goes on", "")
     else:
-        finish(start(spec))
+        finish(Job(*call_of(spec, "job")))
     assert len(kills) >= 8 and len(set(kills)) == 3 and resumed >= 5, (kills, resumed)
     assert [shard(run).read_bytes() for run in spec["runs"]] == expected
     assert MANIFEST.read_bytes() == manifest
