@@ -34,7 +34,7 @@ def make_plan(raw: dict[str, Any]) -> dict[str, Any]:
     raw = make_tiny(raw)
     plan, models = raw["scales"]["tiny"], raw["dynamics"]["models"]
     models["tiny"] |= {"runs_per_job": 1, "mem_gb": 1.2, "runtime_min": 7}
-    models["roomy"] = models["tiny"] | {"width": 64, "mem_gb": 0.66, "runtime_min": 9, "gpu": 1}
+    models["roomy"] = models["tiny"] | {"width": 64, "mem_gb": 0.5, "runtime_min": 9, "gpu": 1}
     plan["unseen_pool"] = 0
     fine, mixture = plan["scenarios"]["fine_tuning"], plan["scenarios"]["instruction_tuning"]
     fine |= {"epochs": 200, "runs": {"fit": 2, "validate": 1, "held_out": 1, "unseen": 0}}
@@ -176,7 +176,7 @@ def test_disturbed_runs_end_in_the_same_shards(undisturbed: Path, folder: Path, 
     tiny, roomy = ([jobs for run, jobs in runs.items() if f"-{model}-" in run] for model in ("tiny", "roomy"))
     for models_runs, partition, memory, minutes, gpu in (
         (tiny, "cpu", "1200M", "00:07:00", None),
-        (roomy, "gpu", "660M", "00:09:00", "gres:gpu:1"),
+        (roomy, "gpu", "500M", "00:09:00", "gres:gpu:1"),
     ):
         assert len({jobs[0]["ArrayJobId"] for jobs in models_runs}) == 1
         assert {(jobs[0]["MinMemoryNode"], jobs[0]["TimeLimit"]) for jobs in models_runs} == {(memory, minutes)}
@@ -184,7 +184,7 @@ def test_disturbed_runs_end_in_the_same_shards(undisturbed: Path, folder: Path, 
         assert asked == {(partition, "ours", gpu)}
     assert all(len(jobs) == 1 for run, jobs in runs.items() if "-tiny-" in run and run not in disturbed)
     starved = [jobs for jobs in roomy if jobs[0]["JobState"] == "FAILED"]
-    assert starved and all(jobs[-1]["MinMemoryNode"] in ("990M", "1320M") for jobs in starved)
+    assert starved and all(jobs[-1]["MinMemoryNode"] in ("750M", "1000M") for jobs in starved)
     assert all(jobs[-1]["TimeLimit"] in ("00:18:00", "00:27:00") for jobs in starved)
     told = {"0", "1"} if cluster.names_gpus else {"None"}
     given = gpus_given(folder)

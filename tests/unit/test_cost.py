@@ -307,6 +307,7 @@ def benchmark(design: Design, folder: Path, gang: str, seconds: float) -> Path:
 
 
 def test_measured_seconds_replace_modelled_ones(raw_params: dict[str, Any], root: Path, tmp_path: Path) -> None:
+    raw_params["dynamics"]["models"]["nano-0.2m"]["runs_per_job"] = 20
     design = design_of(raw_params, root)
     assert {Costs(design, tmp_path).estimate(group).basis for group in design.groups} == {"modelled"}
     web = "fine_tuning-nano-0.2m-webnlg"
