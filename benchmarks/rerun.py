@@ -88,8 +88,8 @@ def measure_reruns(top: Path) -> None:
 
     def lose(jobs: int) -> None:
         for i in range(jobs):
-            bare.path(f"out/{i}").unlink()
-            bare.path(f"made/{i}").unlink()
+            bare.path(f"out/{i}").unlink(missing_ok=True)
+            bare.path(f"made/{i}").unlink(missing_ok=True)
 
     engines = {
         "Snakemake": (15, small.snakemake, lambda: bare_snakemake(bare)),
@@ -97,7 +97,7 @@ def measure_reruns(top: Path) -> None:
     }
     for engine, (bar, ours, other) in engines.items():
         tell(f"nothing to do, {engine}", bar, ours, other)
-        small.path("results/figures/figure_6.pdf").unlink()
+        small.path("results/figures/figure_6.pdf").unlink(missing_ok=True)
         lose(1)
         tell(f"one figure lost, {engine}", 15, ours, other)
         curves = small.params()["paper"]["example_curves"] + 1

@@ -315,7 +315,7 @@ def test_own_task_and_own_model(tmp_path: Path, tiny_params: dict[str, Any]) -> 
     scale = tiny_params["scales"]["tiny"] | {"unseen_pool": 0, "scenarios": {"fine_tuning": settings}}
     tiny_params |= {"scale": "mine", "scales": {"mine": scale}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny_params, sort_keys=False))
-    result = snakemake(tmp_path)
+    result = snakemake(tmp_path, "results/tables/table_1.md", "results/tables/table_2.md")
     assert result.returncode == 0, result.stdout + result.stderr
     scores = pq.read_table(tmp_path / "results/scores/scores.parquet").to_pylist()
     assert {row["metric"] for row in scores} == {"loss", "rouge_l"}
@@ -324,3 +324,4 @@ def test_own_task_and_own_model(tmp_path: Path, tiny_params: dict[str, Any]) -> 
     shard = next((tmp_path / "data/dynamics").glob("*.parquet"))
     assert read_parquet(shard)["rouge_l"].null_count == 0
     assert "no instruction tuning runs" in (tmp_path / "results/tables/table_1.md").read_text()
+    assert "sums" in (tmp_path / "results/tables/table_2.md").read_text()

@@ -731,12 +731,11 @@ def test_job_killed_at_random_moments_yields_the_same_bytes(gang: dict[str, Any]
 @pytest.mark.slow
 def test_two_processes_that_train_the_same_runs_do_no_harm(gang: dict[str, Any]) -> None:
     spec = longer(gang, epochs=30) | {"checkpoint_minutes": 1e-9}
-    alone = start(spec, "alone")
-    finish(alone)
+    finish(Job(*call_of(spec, "alone")))
     expected = [shard(run).read_bytes() for run in spec["runs"]]
     for path in (MANIFEST, *map(shard, spec["runs"])):
         path.unlink()
-    both = [start(spec, "first"), start(spec, "second")]
+    both = [Job(*call_of(spec, name)) for name in ("first", "second")]
     for process in both:
         finish(process)
     assert [shard(run).read_bytes() for run in spec["runs"]] == expected
