@@ -61,7 +61,7 @@ def test_after_clone_and_pull_nothing_runs(pulled: Repository, published: Reposi
 
 
 def test_what_snakemake_made_of_every_stage_is_recorded_and_pulled(finished: Path, tmp_path: Path) -> None:
-    """A plan with attribution and mislabelled data: `dvc repro` computes none of it, and a clone that pulls has it all."""
+    """A plan with attribution and mislabelled data: `dvc repro` computes none of it, a clone that pulls has it all."""
     raw = yaml.safe_load((finished / "params.yaml").read_text(encoding="utf-8"))
     origin = make_repository(tmp_path / "origin", tmp_path / "home", raw)
     kept = ["table_1", "table_attribution", "table_choices"], ["figure_6", "figure_attribution"]
