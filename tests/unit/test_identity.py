@@ -55,8 +55,11 @@ def test_a_module_is_parsed_once(package: Path, tmp_path: Path, monkeypatch: pyt
     assert again() == 3
     assert again() == 0
     (tmp_path / "a file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
-    assert again() == len(kept)
+    monkeypatch.chdir(tmp_path)
+    for folder in (str(tmp_path / "a file"), "here"):
+        monkeypatch.setenv("XDG_CACHE_HOME", folder)
+        assert again() == len(kept)
+    assert not Path("here").exists()
 
 
 def test_a_module_that_is_not_imported_does_not_count(package: Path) -> None:

@@ -111,7 +111,9 @@ def _own_text() -> bytes:
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gptfluence" / "modules"
+    """The user's; where there is none, one that can neither be read nor written."""
+    path = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return (path if path.is_absolute() else Path(os.devnull)) / "gptfluence" / "modules"
 
 
 @functools.cache
