@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from forked import Job
 from gptfluence.curricula.draw import draw_curricula, read_curriculum
 from gptfluence.dynamics import collect, models, train, trainer
 from gptfluence.dynamics.checkpoints import scratch_files
@@ -651,19 +650,16 @@ def longer(gang: dict[str, Any], epochs: int) -> dict[str, Any]:
     return gang | {"runs": runs, "model": gang["model"] | {"lora": LORA}}
 
 
-def call_of(spec: dict[str, Any], name: str) -> list[str]:
-    """Write a job's spec; return the arguments of its command."""
-    Path(f"{name}.json").write_text(json.dumps(spec), encoding="utf-8")
-    return ["train_runs", "--spec", f"{name}.json", "--output", str(MANIFEST), "--log", f"{name}.log"]
-
-
 def start(spec: dict[str, Any], name: str = "job") -> subprocess.Popen[bytes]:
     """Start the job as Snakemake does."""
-    command = [sys.executable, "-m", "gptfluence", *call_of(spec, name)]
-    return subprocess.Popen(command, preexec_fn=heed_interrupts, stdout=subprocess.DEVNULL, stderr=-1)
+    Path(f"{name}.json").write_text(json.dumps(spec), encoding="utf-8")
+    command = [sys.executable, "-m", "gptfluence", "train_runs", "--spec", f"{name}.json", "--output", str(MANIFEST)]
+    return subprocess.Popen(
+        [*command, "--log", f"{name}.log"], preexec_fn=heed_interrupts, stdout=subprocess.DEVNULL, stderr=-1
+    )
 
 
-def finish(process: subprocess.Popen[bytes] | Job) -> None:
+def finish(process: subprocess.Popen[bytes]) -> None:
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors.decode()
 
@@ -672,7 +668,7 @@ def seconds_of_training(log: str) -> float:
     return sum(float(line.split(" steps in ")[1].split()[0]) for line in log.splitlines() if " steps in " in line)
 
 
-def progress_of(process: subprocess.Popen[bytes] | Job, runs: list[dict[str, Any]]) -> bool:
+def progress_of(process: subprocess.Popen[bytes], runs: list[dict[str, Any]]) -> bool:
     """Whether the process has begun to train."""
     for run in runs:
         with contextlib.suppress(OSError, ValueError):
@@ -696,8 +692,8 @@ def test_job_killed_at_random_moments_yields_the_same_bytes(gang: dict[str, Any]
     spec |= {"checkpoint_minutes": seconds / 100 / 60}
     kills, resumed = [], 0
     while len(kills) < 15:
+        process = start(spec)
         begun = len(kills) % 5 != 4  # the fifth dies while it starts
-        process = Job(*call_of(spec, "job")) if begun else start(spec)
         while begun and process.poll() is None and not progress_of(process, spec["runs"]):
             time.sleep(0.01)
         time.sleep(generator.uniform(0, seconds / 15 if begun else 3))
@@ -720,7 +716,7 @@ def test_job_killed_at_random_moments_yields_the_same_bytes(gang: dict[str, Any]
             assert "starts anew" not in log.replace("next time, it starts anew", "")
             resumed += "goes on from step" in log.replace("next time, it goes on", "")
     else:
-        finish(Job(*call_of(spec, "job")))
+        finish(start(spec))
     assert len(kills) >= 8 and len(set(kills)) == 3 and resumed >= 5, (kills, resumed)
     assert [shard(run).read_bytes() for run in spec["runs"]] == expected
     assert MANIFEST.read_bytes() == manifest
@@ -731,11 +727,12 @@ def test_job_killed_at_random_moments_yields_the_same_bytes(gang: dict[str, Any]
 @pytest.mark.slow
 def test_two_processes_that_train_the_same_runs_do_no_harm(gang: dict[str, Any]) -> None:
     spec = longer(gang, epochs=30) | {"checkpoint_minutes": 1e-9}
-    finish(Job(*call_of(spec, "alone")))
+    alone = start(spec, "alone")
+    finish(alone)
     expected = [shard(run).read_bytes() for run in spec["runs"]]
     for path in (MANIFEST, *map(shard, spec["runs"])):
         path.unlink()
-    both = [Job(*call_of(spec, name)) for name in ("first", "second")]
+    both = [start(spec, "first"), start(spec, "second")]
     for process in both:
         finish(process)
     assert [shard(run).read_bytes() for run in spec["runs"]] == expected
