@@ -24,8 +24,6 @@ import yaml
 from dvc_repository import KEPT_FIGURES, KEPT_TABLES, Repository, keep_items, make_repository
 from pipeline import ROOT
 
-FIGURE = "results/figures/figure_6.pdf"
-
 
 def seconds_of_children() -> float:
     """Return the CPU seconds of all child processes that have ended."""
@@ -66,13 +64,14 @@ def bare_snakemake(bare: Repository, *arguments: str) -> None:
 
 
 def measure_plan(top: Path) -> None:
-    """Plan the paper's runs in a fresh clone."""
-    clone = Repository(top / "paper", top / "home")
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone.folder)], check=True)
+    """Plan the paper's runs in a fresh clone, for the first time."""
+    first, second = (Repository(top / name, top / "home") for name in ("counted", "measured"))
+    for clone in (first, second):
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone.folder)], check=True)
     command = (sys.executable, "-m", "snakemake", "--profile", "slurm", "-n")
-    total = int(re.findall(r"^total +(\d+)$", clone.run(*command), re.MULTILINE)[0])
+    total = int(re.findall(r"^total +(\d+)$", first.run(*command), re.MULTILINE)[0])
     bare = make_bare(top / "many", total - 1, 1)
-    tell(f"plan of the paper's {total} jobs", 15, lambda: clone.run(*command), lambda: bare_snakemake(bare, "-n"))
+    tell(f"plan of the paper's {total} jobs", 15, lambda: second.run(*command), lambda: bare_snakemake(bare, "-n"))
 
 
 def measure_reruns(top: Path) -> None:
@@ -97,7 +96,7 @@ def measure_reruns(top: Path) -> None:
     }
     for engine, (bar, ours, other) in engines.items():
         tell(f"nothing to do, {engine}", bar, ours, other)
-        small.path("results/figures/figure_6.pdf").unlink(missing_ok=True)
+        small.path("results/figures/figure_6.pdf").unlink()
         lose(1)
         tell(f"one figure lost, {engine}", 15, ours, other)
         curves = small.params()["paper"]["example_curves"] + 1

@@ -888,7 +888,7 @@ def _check_variants(
             for fixed in {"kind", "head"} & changed.keys():
                 found.append(((*here, variant, fixed), "a variant has the method's own; add a method instead"))
             try:
-                TypeAdapter(Method).validate_python(methods[name] | changed)
+                _METHOD.validate_python(methods[name] | changed)
             except ValidationError as error:
                 where = ("simulators", "methods", name)
                 whole = {"simulators": {"methods": {name: methods[name] | changed}}}
