@@ -1,11 +1,14 @@
 """Adam on single steps against exact solutions of the same objective."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from gptfluence.simulators.base import Array, Curricula, Dynamics, Features
+from gptfluence.simulators import adam
+from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Simulator
 from gptfluence.simulators.bilinear import Bilinear
+from gptfluence.simulators.mlp import Mlp
 from gptfluence.simulators.rollout import aggregate, lagged, validation_mse
 from gptfluence.simulators.simfluence import Simfluence
 from synthetic import planted
@@ -14,8 +17,8 @@ Group = tuple[Dynamics, Curricula, Features]
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    adam = {"learning_rates": [0.05], "weight_decay": 0.0, "batch": None, "warmup": 20, "epochs": 5000, "seed": 42}
-    return adam | {"patience": adam["epochs"] + 1} | changes
+    own = {"learning_rates": [0.05], "weight_decay": 0.0, "batch": None, "warmup": 20, "epochs": 5000, "seed": 42}
+    return own | {"patience": own["epochs"] + 1} | changes
 
 
 def noisy(runs: int, train: int) -> tuple[Dynamics, Curricula, Features]:
@@ -171,3 +174,41 @@ def test_learning_rate_epoch_and_seed() -> None:
     assert validation_mse(both, dynamics, curricula) == min(errors)
     np.testing.assert_array_equal(fit().factors["B"], fit().factors["B"])
     assert not np.array_equal(fit().factors["B"], fit(seed=2).factors["B"])
+
+
+@pytest.mark.parametrize(
+    "simulator",
+    [
+        Simfluence("linear", "sum", "persistence", (1.0,), settings(initial_std=1.0)),
+        Simfluence("multiplicative", "mean", "zero", (1.0,), settings(initial_std=1.0)),
+        Bilinear(2, "given", "mean", "persistence", (1.0,), settings()),
+        Mlp(1, "given", "sum", "zero", settings()),
+    ],
+    ids=["linear", "multiplicative", "bilinear", "mlp"],
+)
+def test_all_items_at_once_are_each_item(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same errors and gradients, whether items are picked or read as they lie."""
+    import torch
+
+    found: list[list[Any]] = []
+
+    def compare(
+        _: object, draw: Any, factors: adam.Factors, items: adam.Items, validate: Callable[[adam.Weights], float]
+    ) -> adam.Trained:
+        weights = draw(np.random.default_rng(1))
+        rows, tests = items.target.shape
+        every = tuple(part.ravel() for part in torch.meshgrid(torch.arange(rows), torch.arange(tests), indexing="ij"))
+        for picked in (None, every):
+            parameters = {name: torch.from_numpy(array.copy()).requires_grad_() for name, array in weights.items()}
+            error = items.error(factors(parameters, picked), picked)
+            error.backward()
+            found.append([error.detach(), *(parameter.grad for parameter in parameters.values())])
+        validate(weights)
+        return adam.Trained(weights, {})
+
+    monkeypatch.setattr(adam, "train", compare)
+    simulator.fit(*noisy(runs=6, train=8))
+    whole, picked = found
+    assert float(whole[0]) > 0.01
+    for ours, each in zip(whole, picked, strict=True):
+        torch.testing.assert_close(ours, each, rtol=1e-4, atol=1e-5 * float(each.abs().max()))

@@ -64,6 +64,16 @@ def test_equals_explicit_kronecker_ridge(order: int, start: str, strength: float
     np.testing.assert_allclose(simulator.simulate(Curricula(held), first), by_hand, rtol=1e-5)
 
 
+def test_what_is_chosen_among_strengths_is_as_exact_as_alone() -> None:
+    dynamics, curricula, features = planted(runs=8, steps=10, tests=5)
+    dynamics.values[:, 1:] += 0.05 * np.random.default_rng(1).normal(size=dynamics.values[:, 1:].shape)
+    among = Bilinear(2, "given", "mean", "persistence", STRENGTHS)
+    among.fit(dynamics, curricula, features)
+    alone = Bilinear(2, "given", "mean", "persistence", (among.chosen["strength"],))
+    alone.fit(dynamics, curricula, features)
+    np.testing.assert_allclose(among.matrices, alone.matrices, atol=1e-6 * np.abs(alone.matrices).max())
+
+
 def test_more_features_than_examples() -> None:
     dynamics, curricula, _ = planted(runs=5, steps=8, train=9, tests=4)
     rng = np.random.default_rng(0)

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     import torch
 
 Weights = dict[str, NDArray[np.float32]]
+Parameters = dict[str, "torch.Tensor"]
+Picked = tuple["torch.Tensor", "torch.Tensor"]
+"""Items of an update: their rows and their tests, [items] each."""
+Factors = Callable[[Parameters, Picked | None], "torch.Tensor"]
+"""Returns the factors of the previous values and, last, beta, of some items, [order + 1, items], or (None) of all,
+[order + 1, rows, tests]: all are read as they lie, which is several times as fast as picking each."""
 
 log = logging.getLogger("gptfluence")
 
@@ -55,15 +61,31 @@ class Items:
         """Take them over as tensors."""
         self.lags, self.target, self.prior = tensor(np.stack(lags)), tensor(target), prior
 
-    def predict(self, factors: torch.Tensor, rows: torch.Tensor, tests: torch.Tensor) -> torch.Tensor:
-        """Return the predicted values of some items, [items].
+    def error(self, factors: torch.Tensor, picked: Picked | None) -> torch.Tensor:
+        """Return the mean squared error of some items.
 
         Args:
-            factors: [order + 1, items], of the previous values and, last, beta.
-            rows, tests: [items], which they are.
+            factors: what `Factors` returned of them.
+            picked: which they are; None: all.
         """
-        lags = self.lags[:, rows, tests]
-        return self.prior * lags[0] + (factors[:-1] * lags).sum(0) + factors[-1]
+        lags, target = self.lags, self.target
+        if picked is not None:
+            lags, target = lags[:, *picked], target[picked]
+        predicted = self.prior * lags[0] + (factors[:-1] * lags).sum(0) + factors[-1]
+        return ((predicted - target) ** 2).mean()
+
+
+def pick(table: Callable[[torch.Tensor | slice], torch.Tensor], picked: Picked | None) -> torch.Tensor:
+    """Return entries of a table that is computed by rows.
+
+    Args:
+        table: of some rows, [order + 1, rows, tests].
+        picked: which entries; None: all.
+    """
+    if picked is None:
+        return table(slice(None))
+    distinct, place = picked[0].unique(return_inverse=True)
+    return table(distinct)[:, place, picked[1]]
 
 
 def tensor(array: Array) -> torch.Tensor:
@@ -76,7 +98,7 @@ def tensor(array: Array) -> torch.Tensor:
 def train(
     settings: dict[str, Any],
     draw: Callable[[np.random.Generator], Weights],
-    factors: Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], torch.Tensor],
+    factors: Factors,
     items: Items,
     validate: Callable[[Weights], float],
 ) -> Trained:
@@ -87,7 +109,7 @@ def train(
             (at most), patience (epochs without a better roll-out before it ends), seed (of initial weights and
             shuffles; equal seeds give equal weights).
         draw: returns the initial weights.
-        factors: of the parameters, rows and tests of some items: [order + 1, items].
+        factors: of the parameters and some items.
         items: what is learned.
         validate: returns the all-steps MSE of weights on the validation runs; inf if a roll-out explodes.
     """
@@ -107,40 +129,49 @@ def _train(
     settings: dict[str, Any],
     rate: float,
     initial: Weights,
-    factors: Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], torch.Tensor],
+    factors: Factors,
     items: Items,
     validate: Callable[[Weights], float],
     generator: np.random.Generator,
 ) -> tuple[Weights, float, int]:
     """Return the best weights of one learning rate, their validation MSE, and after how many epochs they came."""
     import torch
+    from torch.optim.adam import adam  # the function alone: the class loads torch's compiler, which takes 1.5 s
 
     torch.set_num_threads(1)
     parameters = {name: torch.from_numpy(array.copy()).requires_grad_() for name, array in initial.items()}
-    optimizer = torch.optim.Adam(parameters.values(), lr=rate, weight_decay=settings["weight_decay"], fused=True)
+    variables = list(parameters.values())
+    moments, squares = ([torch.zeros_like(variable) for variable in variables] for _ in range(2))
+    steps = [torch.zeros(()) for _ in variables]
     tests = items.target.shape[1]
     number = items.target.numel()
     batch = min(settings["batch"] or number, number)
     updates, warmup = settings["epochs"] * -(-number // batch), settings["warmup"]
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda done: min((done + 1) / (warmup + 1), (updates - done) / max(updates - warmup, 1)),
-    )
+    done = 0
     best, lowest, best_epoch = initial, validate(initial), 0
     order = np.arange(number)
     for epoch in range(1, settings["epochs"] + 1):
         if batch < number:
             generator.shuffle(order)
         for start in range(0, number, batch):
-            rows, columns = (torch.from_numpy(part) for part in np.divmod(order[start : start + batch], tests))
-            predicted = items.predict(factors(parameters, rows, columns), rows, columns)
-            loss = torch.mean((predicted - items.target[rows, columns]) ** 2)
+            picked = None
+            if batch < number:
+                rows, columns = np.divmod(order[start : start + batch], tests)
+                picked = torch.from_numpy(rows), torch.from_numpy(columns)
+            loss = items.error(factors(parameters, picked), picked)
             if not torch.isfinite(loss):
                 return best, lowest, best_epoch
-            optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
-            scheduler.step()
+            share = min((done + 1) / (warmup + 1), (updates - done) / max(updates - warmup, 1))
+            with torch.no_grad():
+                adam(
+                    variables, [variable.grad for variable in variables], moments, squares, [], steps, fused=True,
+                    amsgrad=False, beta1=0.9, beta2=0.999, lr=rate * share, weight_decay=settings["weight_decay"],
+                    eps=1e-8, maximize=False,
+                )  # fmt: skip
+            for variable in variables:
+                variable.grad = None
+            done += 1
         weights = {name: parameter.detach().numpy().copy() for name, parameter in parameters.items()}
         error = validate(weights)
         if error < lowest:

@@ -15,7 +15,7 @@ nuclear norm in place of the ridge; without any L2 they coincide.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-10
 """Relative residual of the preconditioned normal equations; factors are then exact to about 1e-7."""
+CHOICE_TOLERANCE = 1e-5
+"""The same while strengths are compared: those that are not chosen need no more digits than their validation errors."""
 MAX_ITERATIONS = 2000
 
 log = logging.getLogger("gptfluence")
@@ -131,7 +133,7 @@ class Bilinear(Simulator):
             items = adam.Items(lags, residual + prior * lags[0], prior)
 
             def error(weights: adam.Weights) -> float:
-                self.matrices = weights["W"].astype(float) @ weights["U"].astype(float).swapaxes(1, 2)
+                self.matrices = (weights["W"] @ weights["U"].swapaxes(1, 2)).astype(float)
                 self.matrices[-1] *= scale  # beta in the metric's unit
                 return np.mean([validation_mse(self, *part) for part in parts])
 
@@ -149,16 +151,15 @@ class Bilinear(Simulator):
         self.test_basis = unit_length(test_basis, features.test)
         solver = _NormalEquations(steps @ basis, weights**2, self.test, [*lags, None], residual)
 
-        best, lowest = None, float("inf")
+        best, lowest, unknowns = None, float("inf"), None
         for strength in sorted(self.strengths, reverse=True):
-            solved = solver.solve(strength)
-            solved[-1] *= scale  # beta in the metric's unit
-            self.matrices = solved
+            unknowns = solver.solve(strength, unknowns, CHOICE_TOLERANCE)
+            self.matrices = solver.matrices(unknowns, scale)
             found = np.mean([validation_mse(self, *part) for part in parts])
             if best is None or found < lowest:
-                best, lowest, self.chosen = solved, found, {"strength": strength}
-        assert best is not None
-        self.matrices, self.extent = best, extent_of(*(part.dynamics for part in parts))
+                best, lowest, self.chosen = unknowns, found, {"strength": strength}
+        self.matrices = solver.matrices(solver.solve(self.chosen["strength"], best, TOLERANCE), scale)
+        self.extent = extent_of(*(part.dynamics for part in parts))
 
     def _draw(self, generator: np.random.Generator) -> adam.Weights:
         """Draw W and U, [order + 1, width, width] each."""
@@ -179,8 +180,10 @@ class Bilinear(Simulator):
 
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from the given values; see `Simulator.simulate`."""
-        factors = [self.train @ matrix @ self.test.T for matrix in self.matrices]
-        coefficients = np.stack([aggregate(f, curricula.examples, self.aggregation) for f in factors])
+        used, places = np.unique(curricula.examples, return_inverse=True)
+        places = places.reshape(curricula.examples.shape)
+        factors = (np.linalg.multi_dot([self.train[used], matrix, self.test.T]) for matrix in self.matrices)
+        coefficients = np.stack([aggregate(factor, places, self.aggregation) for factor in factors])
         if self.shrink_to == "persistence":
             coefficients[0] += 1.0
         return roll_out(coefficients[:-1], coefficients[-1], first_values, self.extent)
@@ -214,9 +217,7 @@ class Bilinear(Simulator):
 _ARRAYS = ("train", "test", "train_basis", "test_basis", "matrices", "extent")
 
 
-def _factors(
-    steps: Array, test: Array
-) -> Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], torch.Tensor]:
+def _factors(steps: Array, test: Array) -> adam.Factors:
     """Return what makes the factors of items of W and U: `x' W U' g`.
 
     Args:
@@ -225,9 +226,9 @@ def _factors(
     """
     x, g = adam.tensor(steps), adam.tensor(test)
 
-    def factors(p: dict[str, torch.Tensor], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        distinct, place = rows.unique(return_inverse=True)
-        return ((x[distinct] @ p["W"]) @ (g @ p["U"]).mT)[:, place, columns]
+    def factors(p: adam.Parameters, picked: adam.Picked | None) -> torch.Tensor:
+        images = (g @ p["U"]).mT
+        return adam.pick(lambda rows: (x[rows] @ p["W"]) @ images, picked)
 
     return factors
 
@@ -262,10 +263,15 @@ class _NormalEquations:
         self.to_tests = np.einsum("kqu,zq->ukz", self.vectors, g, optimize=True).reshape(-1, k * tests)
         self.diagonal = np.outer(x_eigen, eigen[kept])
         self.right = self._adjoint(residual)
-        self.solution = np.zeros_like(self.diagonal)
 
-    def solve(self, strength: float) -> Array:
-        """Return all M as [k, p, q]; starts from the previous strength's solution."""
+    def solve(self, strength: float, start: Array | None, tolerance: float) -> Array:
+        """Return the unknowns, [p, u].
+
+        Args:
+            strength: of the ridge.
+            start: where to start, such as another strength's solution; None: at zero.
+            tolerance: relative residual.
+        """
         from scipy.sparse.linalg import LinearOperator, cg  # a second's import, for fits alone
 
         scaling = np.sqrt(self.diagonal + strength)
@@ -278,14 +284,19 @@ class _NormalEquations:
         solved, unfinished = cg(
             operator,
             (self.right / scaling).ravel(),
-            x0=(self.solution * scaling).ravel(),
-            rtol=TOLERANCE,
+            x0=None if start is None else (start * scaling).ravel(),
+            rtol=tolerance,
             maxiter=MAX_ITERATIONS,
         )
         if unfinished:
             log.warning("bilinear fit, strength %g: not converged after %d iterations", strength, MAX_ITERATIONS)
-        self.solution = solved.reshape(scaling.shape) / scaling
-        return np.einsum("pu,kqu->kpq", self.solution, self.vectors, optimize=True)
+        return solved.reshape(scaling.shape) / scaling
+
+    def matrices(self, unknowns: Array, scale: float) -> Array:
+        """Return all M, [k, p, q], with beta in the metric's unit, in which `scale` is one of the fit."""
+        found = np.einsum("pu,kqu->kpq", unknowns, self.vectors, optimize=True)
+        found[-1] *= scale
+        return found
 
     def _predict(self, unknowns: Array) -> Array:
         """Return the sum of the factors for every row and test example: [rows, tests]."""

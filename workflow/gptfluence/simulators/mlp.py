@@ -27,13 +27,13 @@ from gptfluence.simulators.base import UNBOUNDED, Array, Curricula, Dynamics, Fe
 from gptfluence.simulators.rollout import (
     Aggregation,
     aggregate,
-    all_steps_mse,
     counts,
     extent_of,
     lagged,
     metric_scale,
     roll_out,
     unit_length,
+    validation_mse,
 )
 
 if TYPE_CHECKING:
@@ -92,9 +92,8 @@ class Mlp(Simulator):
         order = self.settings["order"]
         used, examples = np.unique(curricula.examples, return_inverse=True)
         examples = examples.reshape(curricula.examples.shape)
-        fitting, validate = ~dynamics.validate, dynamics.validate
+        fitting = ~dynamics.validate
         values = dynamics.values[fitting] / self.scale
-        measured = dynamics.values[validate]
         tests = values.shape[2]
         lags = [lag.reshape(-1, tests) for lag in lagged(values, order, self.start)]
         items = adam.Items(lags, values[:, self.start :].reshape(-1, tests), self.prior)
@@ -102,18 +101,15 @@ class Mlp(Simulator):
         share = adam.tensor(batches.reshape(-1, len(used)))
         both = adam.tensor(np.concatenate([self.train[used], self.test]))
 
-        def factors(p: dict[str, torch.Tensor], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        def factors(p: adam.Parameters, picked: adam.Picked | None) -> torch.Tensor:
             hidden = (both @ p["weight_1"] + p["bias_1"]).relu()
             image = hidden @ p["weight_2"] + p["bias_2"]
             pairs = image[:, : len(used)] @ image[:, len(used) :].mT  # [order + 1, used, tests]
-            distinct, place = rows.unique(return_inverse=True)
-            return (share[distinct] @ pairs)[:, place, columns]
+            return adam.pick(lambda rows: share[rows] @ pairs, picked)
 
         def error(weights: Weights) -> float:
             self.weights = weights
-            left, right = self._images(self.train[used]), self._images(self.test)
-            simulated = self._roll_out(left @ right.swapaxes(1, 2), examples[validate], measured[:, : self.start])
-            return all_steps_mse(simulated, measured, self.start)
+            return validation_mse(self, dynamics, curricula)
 
         self.weights, self.chosen = adam.train(
             self.settings["adam"],
@@ -133,8 +129,11 @@ class Mlp(Simulator):
     def simulate(self, curricula: Curricula, first_values: Array) -> Array:
         """Roll out from the given values; see `Simulator.simulate`."""
         used, examples = np.unique(curricula.examples, return_inverse=True)
-        left, right = self._images(self.train[used]), self._images(self.test)
-        return self._roll_out(left @ right.swapaxes(1, 2), examples.reshape(curricula.examples.shape), first_values)
+        pairs = self._images(self.train[used]) @ self._images(self.test).swapaxes(1, 2)
+        examples = examples.reshape(curricula.examples.shape)
+        steps = np.stack([aggregate(factor, examples, self.aggregation) for factor in pairs])
+        steps[0] += self.prior
+        return roll_out(steps[:-1], steps[-1] * self.scale, first_values, self.extent)
 
     def extend(self, features: Array) -> Self:
         """Take further training examples' features; see `Simulator.extend`."""
@@ -146,11 +145,6 @@ class Mlp(Simulator):
         """Return what every network makes of features: [networks, rows, width]."""
         w = {name: array.astype(float) for name, array in self.weights.items()}
         return np.maximum(rows @ w["weight_1"] + w["bias_1"], 0.0) @ w["weight_2"] + w["bias_2"]
-
-    def _roll_out(self, factors: Array, examples: NDArray[np.int64], first_values: Array) -> Array:
-        steps = np.stack([aggregate(factor, examples, self.aggregation) for factor in factors])
-        steps[0] += self.prior
-        return roll_out(steps[:-1], steps[-1] * self.scale, first_values, self.extent)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the features (train [train, width], test [tests, width]), weights, extent and settings."""

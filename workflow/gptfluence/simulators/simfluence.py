@@ -161,8 +161,8 @@ def _by_adam(
 ) -> adam.Trained:
     """Train the factors of the used examples: [used, tests] each.
 
-    They are one table with a row for every pair of a training and a test example, as in the published code, of which an
-    item reads as many rows as its batch has examples.
+    They are one table with a row for every pair of a training and a test example, as in the published code, of which
+    each of some items reads as many rows as its batch has examples; for all items it is one product.
 
     Args:
         examples: [runs, steps, batch], numbers of used examples.
@@ -172,16 +172,21 @@ def _by_adam(
 
     names, batches = _names(variant), torch.from_numpy(examples.reshape(-1, examples.shape[2]))
     used, tests = int(examples.max()) + 1, items.target.shape[1]
+    share = adam.tensor(counts(examples, used, aggregation).reshape(-1, used))
 
     def draw(generator: np.random.Generator) -> adam.Weights:
         std = settings["initial_std"]
         return {name: (std * generator.standard_normal((used, tests))).astype(np.float32) for name in names}
 
-    def factors(p: dict[str, torch.Tensor], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        table = torch.stack([p[name] for name in names], -1).reshape(used * tests, len(names))
-        pairs = batches[rows] * tests + columns[:, None]
-        total = dict(zip(names, torch.nn.functional.embedding_bag(pairs, table, mode=aggregation).T, strict=True))
-        nothing = torch.zeros(len(rows))
+    def factors(p: adam.Parameters, picked: adam.Picked | None) -> torch.Tensor:
+        if picked is None:
+            total = {name: share @ p[name] for name in names}
+        else:
+            rows, columns = picked
+            table = torch.stack([p[name] for name in names], -1).reshape(used * tests, len(names))
+            pairs = batches[rows] * tests + columns[:, None]
+            total = dict(zip(names, torch.nn.functional.embedding_bag(pairs, table, mode=aggregation).T, strict=True))
+        nothing = torch.zeros_like(total[names[0]])
         return torch.stack([total.get(name, nothing) for name in ("A", "B")])
 
     return adam.train(settings, draw, factors, items, error)

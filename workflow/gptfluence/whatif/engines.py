@@ -39,7 +39,9 @@ from gptfluence.simulators.rollout import bounds, confine, repeat_curve, roll_ou
 from gptfluence.simulators.simfluence import Simfluence
 
 TOGETHER = 32
-"""Changed runs that are rolled out at once: their coefficients stay in the processor's caches."""
+"""Changed recurrences that are rolled out at once: their coefficients stay in the processor's caches."""
+PRODUCTS = 200_000
+"""Products of shares and kernels, 8 bytes each, that are computed at once: they stay in the caches, too."""
 STRETCH = 75
 """Steps that are computed at once: fewer leave out more products with 0, more are faster."""
 MOST_PAIRS = 5000**2
@@ -262,14 +264,14 @@ class _Response(Run):
             self._variances.append(float(np.vdot(apart, apart)))
         self.values = np.empty_like(curve)
         for task, (p, variance) in enumerate(zip(self._predicted, self._variances, strict=True)):
-            self._put(self.values, task, p, variance)
+            self._put(self.values, task, p.copy(), variance)
         self._finish(self.values)
 
     def _put(self, values: Array, task: int, predicted: Array, variance: float) -> None:
-        """Set one task's values after the first."""
-        belief = self._engine.simulator.belief(float(np.vdot(predicted, predicted)), variance)
+        """Set one task's values after the first; what is predicted is overwritten, as new memory costs more."""
+        predicted *= self._engine.simulator.belief(float(np.vdot(predicted, predicted)), variance)
         tests = self._tests[task]
-        values[1:, tests] = belief * predicted + self._curve[1:, tests]
+        values[1:, tests] = np.add(predicted, self._curve[1:, tests], out=predicted)
 
     def _finish(self, values: Array) -> None:
         """Set one run's first value and confine it: most are well within, which costs less to see than to do."""
@@ -316,22 +318,32 @@ class _Response(Run):
             return found
         from scipy.sparse import csr_array  # a batch holds few of all examples
 
-        for start in range(0, len(changes), TOGETHER):
-            some = changes[start : start + TOGETHER]
+        predicted = [np.empty_like(p) for p in self._predicted]
+        together = max(1, PRODUCTS // (known.flat.shape[1] * max((len(change.steps) for change in changes), default=1)))
+        for start in range(0, len(changes), together):
+            some = changes[start : start + together]
             apart = np.concatenate([change.shares - self._shares[change.steps] for change in some])
             products = csr_array(apart) @ known.flat
             products = products.reshape(len(apart), *known.kernels.shape[::2])  # [changed, kernels, tests]
             stops = np.cumsum([0, *(len(change.steps) for change in some)])
             for i, change in enumerate(some):
-                self._change(found[start + i], known, change.steps, products[stops[i] : stops[i + 1]])
+                self._change(found[start + i], known, change.steps, products[stops[i] : stops[i + 1]], predicted)
                 self._finish(found[start + i])
         return found
 
-    def _change(self, values: Array, known: _ShareResponses, steps: NDArray[np.int64], products: Array) -> None:
+    def _change(
+        self,
+        values: Array,
+        known: _ShareResponses,
+        steps: NDArray[np.int64],
+        products: Array,
+        predicted: list[Array],
+    ) -> None:
         """Set the values of a run that differs in some steps, [changed].
 
         Args:
             products: of what shares differ there and kernels, [changed, kernels, tests].
+            predicted: of each task memory for what is predicted, [steps, tests].
         """
         # Rows (step, kernel): only kernels of checkpoints that are not yet past; those that act first come first.
         step, kernel = np.nonzero(known.starts[steps] < len(self._rates))
@@ -342,15 +354,15 @@ class _Response(Run):
         kept = products[step, kernel]
         for task, tests in enumerate(self._tests):
             of_task, main = kept[:, tests], known.main[task][rows]
-            predicted = self._predicted[task].copy()
-            for begin in range(0, len(predicted), STRETCH):
+            for begin in range(0, len(main.T), STRETCH):
                 stretch = slice(begin, begin + STRETCH)
                 acting = int(np.searchsorted(starts, stretch.stop))
-                predicted[stretch] += main[:acting, stretch].T @ of_task[:acting]
+                part = np.matmul(main[:acting, stretch].T, of_task[:acting], out=predicted[task][stretch])
+                part += self._predicted[task][stretch]
             slope = self._slopes[task][steps[step], kernel]
             square = np.vdot(known.pairs[task][rows[:, None], rows], of_task @ of_task.T)
             variance = self._variances[task] + 2 * float(np.vdot(slope, of_task)) + float(square)
-            self._put(values, task, predicted, max(variance, 0.0))
+            self._put(values, task, predicted[task], max(variance, 0.0))
 
 
 def _as_slice(numbers: NDArray[np.int64]) -> Any:
