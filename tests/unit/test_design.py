@@ -251,8 +251,10 @@ def test_runs_under_other_schedules(raw_params: dict[str, Any], root: Path) -> N
     assert len({run.draw_seed for run in runs} - {r.draw_seed for r in design.runs.values() if not r.scheduled}) == 12
     assert {run.curriculum for run in runs} <= set(design.stages["curricula"])
     assert {run.shard for run in runs} <= set(design.stages["dynamics"])
+    # They are trained together, as many as a job takes, and not with others.
     for gang in {run.gang for run in runs}:
-        assert len({run.scheduled for run in design.gangs[gang].runs}) == 1
+        assert all(run.scheduled for run in design.gangs[gang].runs)
+        assert len(design.gangs[gang].runs) == min(12, design.params.dynamics.models["nano-0.2m"].runs_per_job)
         assert design.gang_spec(gang)["metrics"] == {"rte": ("loss",)}
         assert gang not in design.replayed_gangs()
 

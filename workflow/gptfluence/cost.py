@@ -445,8 +445,8 @@ class Costs:
         for gang in design.gangs.values():
             seconds = measured_seconds(gang, folder)
             if seconds is not None:
-                first = gang.runs[0]
-                self._measured.setdefault(first.group, []).append(seconds / relative_length(design, first))
+                length = statistics.mean(relative_length(design, run) for run in gang.runs)
+                self._measured.setdefault(gang.runs[0].group, []).append(seconds / length)
 
     def estimate(self, group: str) -> Estimate:
         """Return what a group's first run costs: as measured, where a job of its scenario and model has ended.

@@ -378,7 +378,7 @@ def _scheduled_runs(params: Params, like: Run, plan: SchedulesPlan | None, unit:
                 like,
                 **_seeds(params, first + place),
                 run_id=f"{like.group}-{name}-{place:02d}",
-                gang=_gang(params, like.model, f"{like.group}.schedule-{name}", place - 1),
+                gang=_gang(params, like.model, f"{like.group}.schedules", len(runs) + place - 1),
                 split=split,
                 batch=batch,
                 steps=like.steps * like.batch // batch,

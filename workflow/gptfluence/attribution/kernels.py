@@ -80,9 +80,11 @@ def less(
         parts = []
         for block, projection in zip(gradients.blocks, encoder.projections, strict=True):
             own, gradient = moments[block.name], captured.block(block)
-            mean = (beta1 * own.first + (1 - beta1) * gradient) / (1 - beta1 ** (own.step + 1))
-            square = (beta2 * own.second + (1 - beta2) * gradient.square()) / (1 - beta2 ** (own.step + 1))
-            parts.append(projection.apply(mean / (square.sqrt() + optimizer["epsilon"])))
+            # In place and fused: this is bound by how often a pack's gradients are read.
+            of_mean, of_square = 1 - beta1 ** (own.step + 1), 1 - beta2 ** (own.step + 1)
+            square = torch.addcmul(own.second * (beta2 / of_square), gradient, gradient, value=(1 - beta2) / of_square)
+            mean = torch.add(own.first * (beta1 / of_mean), gradient, alpha=(1 - beta1) / of_mean)
+            parts.append(projection.apply(mean.div_(square.sqrt_().add_(optimizer["epsilon"]))))
         updates[rows] = torch.cat(parts, 1).cpu().numpy()
     with of_tests():
         encodings = encoder.encode_all(tests, budget)

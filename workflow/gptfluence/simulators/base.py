@@ -117,7 +117,7 @@ class Kernels:
 
     steps: NDArray[np.int64]
     tokens: NDArray[np.int64]
-    values: dict[str, NDArray[np.float32]]
+    values: dict[str, NDArray[np.floating]]
 
     @classmethod
     def none(cls) -> Kernels:
@@ -128,7 +128,11 @@ class Kernels:
         """Return some kernels."""
         return Kernels(self.steps, self.tokens, {name: self.values[name] for name in names})
 
-    def spans(self, name: str, steps: int) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    def in_double(self) -> Kernels:
+        """Return the same in double precision."""
+        return Kernels(self.steps, self.tokens, {name: np.asarray(values, float) for name, values in self.values.items()})
+
+    def spans(self, name: str, steps: int) -> Iterator[tuple[int, int, NDArray[np.floating]]]:
         """Return, for each checkpoint, the updates (from 0: start, stop) that it stands for, and the kernel there."""
         stops = np.append(self.steps[1:], steps)
         return zip(self.steps.tolist(), stops.tolist(), self.values[name], strict=True)

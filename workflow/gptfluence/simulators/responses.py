@@ -32,7 +32,7 @@ class Responses(NamedTuple):
         u_t = (1 - momentum) sum_{s <= t} momentum^(t-s) c_s / (1 - momentum^t)
 
     Attributes:
-        kernels: of the wanted names alone.
+        kernels: of the wanted names alone; read in single precision, kept in double, in which they are multiplied.
         momenta: of the average over past batches, in [0, 1); 0: the batch alone.
         decays: share of a response that is left after a step, in [0, 1].
     """
@@ -57,7 +57,7 @@ class Responses(NamedTuple):
         """
         if features.kernels is None:
             raise UserError(f"{method}: there are no gradient kernels; the job names none")
-        return cls(features.kernels.only(names), momenta, decays)
+        return cls(features.kernels.only(names).in_double(), momenta, decays)
 
     @property
     def columns(self) -> int:
@@ -102,7 +102,8 @@ class Responses(NamedTuple):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what `from_arrays` needs."""
-        return {"checkpoints": self.kernels.steps, "tokens": self.kernels.tokens, **self.kernels.values}
+        values = {name: kernel.astype(np.float32) for name, kernel in self.kernels.values.items()}
+        return {"checkpoints": self.kernels.steps, "tokens": self.kernels.tokens, **values}
 
     @classmethod
     def from_arrays(
@@ -114,4 +115,4 @@ class Responses(NamedTuple):
     ) -> Self:
         """Return the responses whose `arrays` these are."""
         kernels = Kernels(arrays["checkpoints"], arrays["tokens"], {name: arrays[name] for name in names})
-        return cls(kernels, momenta, decays)
+        return cls(kernels.in_double(), momenta, decays)
