@@ -130,7 +130,8 @@ class Kernels:
 
     def in_double(self) -> Kernels:
         """Return the same in double precision."""
-        return Kernels(self.steps, self.tokens, {name: np.asarray(values, float) for name, values in self.values.items()})
+        values = {name: np.asarray(kernel, float) for name, kernel in self.values.items()}
+        return Kernels(self.steps, self.tokens, values)
 
     def spans(self, name: str, steps: int) -> Iterator[tuple[int, int, NDArray[np.floating]]]:
         """Return, for each checkpoint, the updates (from 0: start, stop) that it stands for, and the kernel there."""
