@@ -39,9 +39,7 @@ from gptfluence.simulators.rollout import bounds, confine, repeat_curve, roll_ou
 from gptfluence.simulators.simfluence import Simfluence
 
 TOGETHER = 32
-"""Changed recurrences that are rolled out at once: their coefficients stay in the processor's caches."""
-PRODUCTS = 200_000
-"""Products of shares and kernels, 8 bytes each, that are computed at once: they stay in the caches, too."""
+"""Changed runs that are rolled out at once: their coefficients stay in the processor's caches."""
 STRETCH = 75
 """Steps that are computed at once: fewer leave out more products with 0, more are faster."""
 MOST_PAIRS = 5000**2
@@ -319,9 +317,8 @@ class _Response(Run):
         from scipy.sparse import csr_array  # a batch holds few of all examples
 
         predicted = [np.empty_like(p) for p in self._predicted]
-        together = max(1, PRODUCTS // (known.flat.shape[1] * max((len(change.steps) for change in changes), default=1)))
-        for start in range(0, len(changes), together):
-            some = changes[start : start + together]
+        for start in range(0, len(changes), TOGETHER):
+            some = changes[start : start + TOGETHER]
             apart = np.concatenate([change.shares - self._shares[change.steps] for change in some])
             products = csr_array(apart) @ known.flat
             products = products.reshape(len(apart), *known.kernels.shape[::2])  # [changed, kernels, tests]
@@ -353,14 +350,14 @@ class _Response(Run):
         rows = steps[step] * len(known.kernels) + kernel
         kept = products[step, kernel]
         for task, tests in enumerate(self._tests):
-            of_task, main = kept[:, tests], known.main[task][rows]
+            of_task, main = kept[:, tests], known.main[task].take(rows, axis=0)
             for begin in range(0, len(main.T), STRETCH):
                 stretch = slice(begin, begin + STRETCH)
                 acting = int(np.searchsorted(starts, stretch.stop))
                 part = np.matmul(main[:acting, stretch].T, of_task[:acting], out=predicted[task][stretch])
                 part += self._predicted[task][stretch]
             slope = self._slopes[task][steps[step], kernel]
-            square = np.vdot(known.pairs[task][rows[:, None], rows], of_task @ of_task.T)
+            square = np.vdot(known.pairs[task].take(rows[:, None] * known.rows + rows), of_task @ of_task.T)
             variance = self._variances[task] + 2 * float(np.vdot(slope, of_task)) + float(square)
             self._put(values, task, predicted[task], max(variance, 0.0))
 

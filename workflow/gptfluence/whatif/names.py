@@ -47,12 +47,10 @@ class Names:
         Raises:
             UserError: there is no such example; the message says the nearest names.
         """
-        found = []
-        for name in names:
-            number = self._numbers.get(name)
-            if number is None:
-                raise UserError(self._unknown(name))
-            found.append(number)
+        names = list(names)
+        found = list(map(self._numbers.get, names))
+        if None in found:
+            raise UserError(self._unknown(names[found.index(None)]))
         return np.array(found, np.int64)
 
     def matching(self, patterns: Iterable[str]) -> NDArray[np.int64]:
