@@ -131,8 +131,8 @@ interface Products {
   past: Float64Array | null;
 }
 
-/** Products of shares and kernels, update by update; each array is new. */
-function* productsOf(of: Kernels, task: Task, shares: Shares): Generator<Products> {
+/** Products of shares and kernels, update by update; kept: each array is new, else the same is filled again. */
+function* productsOf(of: Kernels, task: Task, shares: Shares, kept: boolean): Generator<Products> {
   const { momenta, train, columns, values } = of;
   const width = task.to - task.from;
   const steps = shares.start.length - 1;
@@ -142,8 +142,10 @@ function* productsOf(of: Kernels, task: Task, shares: Shares): Generator<Product
     const base = ((kernel * of.checkpoints.length + inForce[t]) * train + example) * columns + task.from;
     for (let z = 0; z < width; z++) row[z] += share * values[base + z];
   };
+  let now = new Float64Array(of.kernels * width);
   for (let t = 0; t < steps; t++) {
-    const now = new Float64Array(of.kernels * width);
+    if (kept) now = new Float64Array(now.length);
+    else now.fill(0);
     const past = t > 0 && inForce[t] !== inForce[t - 1] ? new Float64Array(momenta.length * of.kernels * width) : null;
     for (let k = 0; k < of.kernels; k++) {
       const row = now.subarray(k * width, (k + 1) * width);
@@ -171,7 +173,7 @@ function* movesOf(of: Kernels, task: Task, shares: Shares, mean: Products[], rat
   const averages = new Float64Array(of.momenta.length * of.kernels * width);
   const moves = new Float64Array(averages.length);
   let t = 0;
-  for (const { now, past } of productsOf(of, task, shares)) {
+  for (const { now, past } of productsOf(of, task, shares, false)) {
     if (past) for (let x = 0; x < averages.length; x++) averages[x] = past[x] - mean[t].past![x];
     of.momenta.forEach((momentum, m) => {
       const rate = rates[t] / (1 - momentum ** (t + 1));
@@ -262,13 +264,14 @@ export class Responses {
     const count = n / decays.length;
     const crossed = productsOfRows(this.rows, moves, this.width);
     const added = productsOfRows(moves, moves, this.width);
-    for (let a = 0; a < n; a++) {
+    for (let a = 0, at = 0; a < n; a++) {
       const [c, x] = [decays[a % decays.length], Math.floor(a / decays.length)];
-      for (let b = 0; b < n; b++) {
-        const [d, y] = [decays[b % decays.length], Math.floor(b / decays.length)];
-        const at = a * n + b;
-        products[at] = c * d * products[at] + c * crossed[a * count + y] + d * crossed[b * count + x] + added[x * count + y];
-        gram[at] += products[at];
+      for (let y = 0, b = 0; y < count; y++) {
+        const known = added[x * count + y] + c * crossed[a * count + y];
+        for (const d of decays) {
+          products[at] = known + d * (c * products[at] + crossed[b++ * count + x]);
+          gram[at] += products[at++];
+        }
       }
     }
   }
@@ -343,7 +346,7 @@ export class Simulator {
   private meanProducts(task: number): Products[] {
     let found = this.means.get(task);
     if (!found) {
-      found = [...productsOf(this.kernels, this.kernels.tasks[task], this.known)];
+      found = [...productsOf(this.kernels, this.kernels.tasks[task], this.known, true)];
       this.means.set(task, found);
     }
     return found;
