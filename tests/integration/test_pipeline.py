@@ -181,6 +181,17 @@ def test_one_figure_is_one_job(copy: Path) -> None:
     assert result.returncode == 0 and "1 of 1 steps (100%) done" in result.stdout + result.stderr
 
 
+def test_a_subject_is_its_tables_and_figures(copy: Path) -> None:
+    items = ["results/tables/table_10.md", "results/figures/figure_4.png"]
+    before = [(copy / item).read_bytes() for item in items]
+    for item in [*items, "results/figures/figure_3.png"]:
+        (copy / item).unlink()
+    result = snakemake(copy, "markov_order")
+    assert "3 of 3 steps (100%) done" in result.stdout + result.stderr
+    assert [(copy / item).read_bytes() for item in items] == before
+    assert not (copy / "results/figures/figure_3.png").exists()
+
+
 def test_several_files_are_asked_for_by_name(copy: Path) -> None:
     names = ["results/tables/table_attribution.md", "results/figures/figure_7.png", "results/figures/figure_2.png"]
     for name in names:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from gptfluence.design import Design, make_design
+from gptfluence.design import SUBJECTS, Design, make_design
 from gptfluence.errors import UserError
 from gptfluence.io import digest
 from gptfluence.paper.contents import CURVES
@@ -591,3 +591,10 @@ def test_no_run_is_simulated_that_a_simulator_was_fitted_on(raw_params: dict[str
         fitted = {run["run_id"] for run in design.fit_spec(group, metric, "simfluence")["runs"]}
         simulated = {run["run_id"] for run in design.simulate_spec(group, metric)["runs"]}
         assert fitted and simulated and not fitted & simulated
+
+
+def test_each_item_of_the_paper_is_of_one_subject(raw_params: dict[str, Any], root: Path) -> None:
+    items = [item for subject in SUBJECTS.values() for item in subject]
+    numbered = [*(f"table_{number}" for number in range(1, 14)), *(f"figure_{number}" for number in range(1, 31))]
+    assert sorted(items) == sorted(numbered)
+    assert not SUBJECTS.keys() & design_of(raw_params, root).stages.keys()

@@ -92,6 +92,22 @@ FIGURES = {
 }
 """Each figure, and what it is drawn from: files of the scores, and parts of the plan (see `Design.parts`)."""
 FIGURE_FORMS = ("pdf", "png")
+SUBJECTS = {
+    "overview": ("figure_1",),
+    "simulation_instruction_tuning": ("table_1", "table_3"),
+    "simulation_fine_tuning": ("table_2", "table_4"),
+    "hyperparameters": ("table_5", "table_6", "table_7", "table_8", "table_9"),
+    "checkpoint_intervals": ("figure_3",),
+    "markov_order": ("table_10", "figure_4"),
+    "encoders": ("figure_5",),
+    "model_sizes": ("figure_6",),
+    "wrong_labels": ("figure_7",),
+    "convergence": ("figure_9",),
+    "example_curves": ("figure_2", *(f"figure_{number}" for number in range(10, 19))),
+    "unseen_data": ("table_11", "table_12", "figure_8", *(f"figure_{number}" for number in range(19, 31))),
+    "latency": ("table_13",),
+}
+"""The paper's tables and figures by what they are about."""
 MODULES = {
     **dict.fromkeys(CURVES, "curves"),
     **dict.fromkeys(("figure_3", "figure_4"), "ablations"),

@@ -48,3 +48,14 @@ rule figures:
     input:
         [file for figure in FIGURES for file in DESIGN.stages[figure]],
     localrule: True
+
+
+# Those of one subject: `snakemake markov_order` makes Table 10 and Figure 4.
+for subject, items in SUBJECTS.items():
+
+    rule:
+        name:
+            subject
+        input:
+            [file for item in items for file in DESIGN.stages[item]],
+        localrule: True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gptfluence import scheduler, slurm
 from gptfluence.callers import announce, break_stale_lock
-from gptfluence.design import FIGURES, TABLES, make_design
+from gptfluence.design import FIGURES, SUBJECTS, TABLES, make_design
 from gptfluence.errors import UserError
 from gptfluence.io import digest, write_json
 from gptfluence.params import load_params
