@@ -265,6 +265,16 @@ def test_only_how_they_end_is_measured_of_corrected_and_chosen_runs(raw_params: 
     assert not {run.split for run in design.runs.values() if not run.ends_alone} & {"corrected", "chosen"}
 
 
+def test_a_scenario_has_its_own_number_of_kernels(raw_params: dict[str, Any], root: Path) -> None:
+    before = design_of(raw_params, root)
+    raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["kernel_checkpoints"] = 7
+    design = design_of(raw_params, root)
+    for group in ("fine_tuning-nano-0.2m-rte", "instruction_tuning-nano-0.2m-mixture"):
+        tuned = group.startswith("fine")
+        assert design.kernels_spec(group)["checkpoints"] == (7 if tuned else 4)
+        assert (design.kernels_file(group) != before.kernels_file(group)) == tuned
+
+
 def test_a_ceiling_replays_the_runs_that_are_fitted_on(raw_params: dict[str, Any], root: Path) -> None:
     without = design_of(raw_params, root)
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["ceiling"] = True

@@ -484,11 +484,12 @@ class Design:
     def kernels_spec(self, group: str) -> dict[str, Any]:
         """For measure_kernels: the group's first fitting run, whose checkpoints the gradients are taken at."""
         chosen = self.groups[group]
+        plan = self.params.plan.scenarios.get(chosen.scenario)
         return self._trained_spec([chosen.runs[0]]) | self._sizes(chosen) | {
             "group": group,
             "train_tasks": list(chosen.train_tasks),
             "test_tasks": list(chosen.test_tasks),
-            "checkpoints": self.params.attribution.kernel_checkpoints,
+            "checkpoints": (plan and plan.kernel_checkpoints) or self.params.attribution.kernel_checkpoints,
             "parameters": self.params.attribution.parameters,
             "code": code_digest("attribution.gradient_kernels"),
         }  # fmt: skip

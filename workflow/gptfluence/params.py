@@ -495,6 +495,7 @@ class ScenarioPlan(Section):
     learning_rate: PositiveFloat | dict[str, PositiveFloat]
     subsets: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] = 0
     schedules: SchedulesPlan | None = None
+    kernel_checkpoints: PositiveInt | None = None
     ceiling: bool = False
 
 
