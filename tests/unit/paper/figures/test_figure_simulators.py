@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from gptfluence.paper.figures import figure_simulators
 from gptfluence.paper.figures.figure_simulators import draw
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -27,6 +28,13 @@ def test_a_panel_for_each_group_by_scenario_and_size(spec: dict[str, Any]) -> No
     figure = draw(spec)
     titles = [axes.get_title() for axes in figure.axes if axes.get_visible()]
     assert titles == ["RTE, small", "SST-2, small", "Mixture, a-large"]
+
+
+def test_the_lowest_panel_of_each_column_has_an_axis(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure_simulators, "COLUMNS", 2)
+    shown = [axes for axes in draw(spec).axes if axes.get_visible()]
+    assert [axes.get_xlabel() for axes in shown] == ["", "fitting runs", "fitting runs"]
+    assert [axes.xaxis.get_tick_params()["labelbottom"] for axes in shown] == [False, True, True]
 
 
 def test_lines_are_the_scores(spec: dict[str, Any]) -> None:

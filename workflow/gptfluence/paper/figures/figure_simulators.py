@@ -51,8 +51,9 @@ def draw(spec: dict[str, Any]) -> Figure:
         axes.set_visible(False)
     for axes in grid[:, 0]:
         axes.set_ylabel("skill")
-    for axes in grid[-1]:
+    for axes in grid.flat[: len(groups)][-columns:]:  # the lowest of each column
         axes.set_xlabel("fitting runs")
+        axes.tick_params(labelbottom=True)
     grid[0, 0].set_ylim(max(min(row["value"] for row in rows) - 0.05, LOWEST), 1)
     add_legend(figure, drawn, "")
     return figure
