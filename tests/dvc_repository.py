@@ -256,6 +256,8 @@ def keep_items(repository: Repository, tables: list[str], figures: list[str]) ->
     for name, forms, kept in (("TABLES", "TABLE_FORMS", tables), ("FIGURES", "FIGURE_FORMS", figures)):
         assert text.count(f"\n{forms} = ") == 1
         text = text.replace(f"\n{forms} = ", f"\n{name} = {{name: {name}[name] for name in {kept}}}\n{forms} = ")
+    assert text.count("\nMODULES = ") == 1
+    text = text.replace("\nMODULES = ", "\nSUBJECTS = {}\nMODULES = ")  # they name items that are no more
     design.write_text(text, encoding="utf-8")
     path = repository.path("dvc.yaml")
     dvc = yaml.safe_load(path.read_text(encoding="utf-8"))
