@@ -71,10 +71,25 @@ def write_samples(root: Path) -> None:
         _write(folder / f"{task}_dev_0-{tests - 1}.json", [_sample(task, "test", i) for i in range(tests)])
         (folder / f"{task}_flan-prompt_dataset-debug_0_63_train.json").write_bytes(b"")
     folder = root / "gptdynamics/it_tasks"
-    _write(folder / "flan_train_0_31.json", [_sample("flan", "train", i) for i in range(32)])
+    _write(folder / f"flan_train_0_{4 * POOL - 1}.json", [mixture_sample(i) for i in range(4 * POOL)])
     tests = [_sample(task, "test", i) for task, size in TESTS.items() for i in range(size)]
     _write(folder / f"flan_eval_0_{len(tests) - 1}.json", [row | {"id": i} for i, row in enumerate(tests)])
     (root / "README.md").write_text("a card\n")
+
+
+MIXED = {"webnlg": (0, 3 * POOL), "rte": (POOL, 2 * POOL)}
+"""The mixture's ids of the first example of each task's pool, and of its unseen pool."""
+
+
+def mixture_sample(number: int) -> dict[str, Any]:
+    """Make a training example of the mixture up: one of a single task, in the mixture's words."""
+    (task, places), *_ = (
+        (task, places) for task, places in MIXED.items() if any(first <= number < first + POOL for first in places)
+    )
+    own = number % POOL + (POOL if number >= places[1] else 0)
+    plain = _sample(task, "train", own)
+    context = f"Read, and answer.\n\n{plain['context'].splitlines()[0]} Your answer:"
+    return {"id": number, "input": f"{context} word{own}", "context": context}
 
 
 def _sample(task: str, part: str, number: int) -> dict[str, Any]:

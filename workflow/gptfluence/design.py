@@ -8,6 +8,7 @@ Scores, tables and figures have plain names; `standing` tells whether they are t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from gptfluence.identity import DYNAMICS_CODE, PACKAGE, code_digest
 from gptfluence.io import digest, file_digest
 from gptfluence.paper.contents import CURVES
 from gptfluence.params import ChoicesPlan, MislabelledPlan, Model, ModelEncoder, Params, ReleasedScale, replaced
+from gptfluence.released.mixed import place
 from gptfluence.released.runs import ReleasedRun, make_released
 from gptfluence.runs import (
     DERIVED,
@@ -800,13 +802,19 @@ class Design:
 
     def _elsewhere_spec(self, group: str, metric: str) -> dict[str, Any]:
         """Return the runs of single tasks that simulators of a mixture are judged on, and which simulators."""
-        own = self.groups[group]
+        own, size = self.groups[group], self._sizes(self.groups[group])
         tasks = [task for task in own.test_tasks if metric in self.params.metrics(task)]
+        placed = own.placed
+        if placed is None:
+            rows = size["train_size"]
+            placed = {task: [(0, rows - 1, i * rows)] for i, task in enumerate(own.train_tasks)}
         others = [
             other
             for other in self.groups.values()
             if own.scenario == "instruction_tuning" and other.scenario == "fine_tuning" and other.model == own.model
             if metric in other.metrics and other.test_tasks[0] in tasks and len(other.test_tasks) == 1
+            if placed.get(other.train_tasks[0])
+            if self._sizes(other)["test_sizes"][other.test_tasks[0]] >= size["test_sizes"][other.test_tasks[0]]
         ]
         unseen_tests = self.params.scores.unseen_tests
         return {
@@ -814,7 +822,10 @@ class Design:
                 {
                     "group": other.group,
                     "task": other.test_tasks[0],
-                    "runs": self._group_spec(other.group, metric, ("fit", "held_out", "unseen"))["runs"],
+                    "train_tasks": list(other.train_tasks),
+                    "train_size": self._sizes(other)["train_size"],
+                    "rows": [list(stretch) for stretch in placed[other.train_tasks[0]]],
+                    "runs": self._group_spec(other.group, metric, self._known_splits(other, placed))["runs"],
                 }
                 for other in others
             ],
@@ -832,6 +843,17 @@ class Design:
                 if others and name in self.methods and self.methods[name]["kind"] in ANY_LENGTH
             },
         }
+
+    @staticmethod
+    def _known_splits(other: Group, placed: Mapping[str, Sequence[tuple[int, int, int]]]) -> tuple[str, ...]:
+        """Return the fitting runs, for their mean curve, and which splits train on examples that a mixture has, too."""
+        known = {"fit"} | {
+            run.split
+            for run in other.runs
+            if run.split in ("held_out", "unseen")
+            and place(run.first_example, run.pool_size, placed[other.train_tasks[0]]) is not None
+        }
+        return tuple(sorted(known))
 
     def _unseen_tests_spec(self, group: str) -> dict[str, Any]:
         """Return the methods that are judged on unseen tests, behind the curve that is all one knows there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +102,8 @@ class Group:
     Attributes:
         metrics: that are simulated; none in the group of mislabelled data, whose simulator only ranks.
         tests: how many tests of each task are measured, where that is not all of them; released runs tell.
+        placed: of a mixture, which of its training examples are those of each single task: first, last, and the
+            mixture's for the first, where they are not whole tasks one behind the other; released runs tell.
     """
 
     group: str
@@ -111,6 +114,7 @@ class Group:
     metrics: tuple[str, ...]
     runs: tuple[Run, ...]
     tests: dict[str, int] | None = None
+    placed: Mapping[str, Sequence[tuple[int, int, int]]] | None = None
 
     @property
     def repeats(self) -> list[tuple[Run, Run]]:

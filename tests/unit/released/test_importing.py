@@ -74,7 +74,7 @@ def test_everything_is_kept_as_it_was(tmp_path: Path, layout: str, packed: bool)
         found = described(report, run)
         assert (found["first"], found["last"], found["unmeasured"], found["seed"]) == (1, 6, [], run.seed)
     assert {name: found["examples"] for name, found in report["samples"].items()} == {
-        "flan test": 7, "flan train": 32, "rte test": 4, "rte train": 24, "webnlg test": 3, "webnlg train": 24,
+        "flan test": 7, "flan train": 48, "rte test": 4, "rte train": 24, "webnlg test": 3, "webnlg train": 24,
     }  # fmt: skip
     assert not any(found["differing"] or found["missing"] for found in report["samples"].values())
     texts = {(r["task"], r["part"], r["id"]): r for r in read_parquet(tmp_path / "import/samples.parquet").to_pylist()}

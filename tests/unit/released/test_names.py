@@ -34,7 +34,9 @@ def test_runs_are_told_by_their_names() -> None:
     assert told("flan", "flan", "pythia-2.8b-deduped", "1e-05", "", 1).model == "pythia-2.8b"
     unseen = told("rte", "rte-ood", "pythia-410m-deduped", "5e-07", "", 3)
     assert (unseen.kind, unseen.task, unseen.unseen) == ("fine_tuning", "rte", True)
-    assert told("flan_ood", "rte-ood", "pythia-410m-deduped", "5e-07", "", 3).kind == "other"
+    assert unseen.for_mixture is False
+    single = told("flan_ood", "rte-ood", "pythia-410m-deduped", "5e-07", "", 3)
+    assert (single.kind, single.task, single.unseen, single.for_mixture) == ("fine_tuning", "rte", True, True)
     assert (
         told("dataset_debug_sst2", "sst2-dataset-debug-is-mislabelled", "pythia-410m", "1e-06", "", 3).kind == "other"
     )

@@ -75,6 +75,33 @@ def test_ids_of_unseen_examples_are_moved_behind_the_pool_unless_they_are_there(
     assert {m.offset for m in plan.groups[0].members if m.split != "unseen"} == {0}
 
 
+@pytest.mark.parametrize(
+    ("task", "ids", "offset"),
+    # The mixture has the unseen examples of RTE from 24 on, those of WebNLG from 36 on: 12 behind the pool each.
+    [("rte", 24, -12), ("rte", 36, -24), ("rte", 0, 12), ("rte", 12, 0), ("webnlg", 36, -24), ("webnlg", 24, -12)],
+)
+def test_ids_of_single_tasks_may_be_those_of_the_mixture(
+    report: dict[str, Any], task: str, ids: int, offset: int
+) -> None:
+    run = copy.deepcopy(seed(report, task, 1))
+    run |= {"folder": "runs/flan_ood/x", "seed": 3, "unseen": True, "for_mixture": True}
+    run["batches"] |= {"least": ids, "greatest": ids + 11}
+    report["runs"]["single"] = run
+    plan = plan_of(report)
+    group = next(g for g in plan.groups if g.unit == task)
+    (member,) = (m for m in group.members if m.stem == "single")
+    assert (member.split, member.offset) == ("unseen", offset)
+    assert not plan.left_out
+
+
+def test_a_run_that_is_there_with_the_ids_of_the_mixture_too_is_taken_once(report: dict[str, Any]) -> None:
+    stem, run = next((stem, run) for stem, run in report["runs"].items() if run["unseen"])
+    report["runs"]["a"] = run | {"folder": "runs/flan_ood/x", "for_mixture": True, "batches": run["batches"]}
+    plan = plan_of(report)
+    assert stem in {m.stem for m in plan.groups[0].members}
+    assert plan.left_out == {"runs/flan_ood/x": f"the same run as {run['folder']}"}
+
+
 def seed(report: dict[str, Any], task: str, number: int) -> dict[str, Any]:
     found = (
         run for run in report["runs"].values() if (run["task"], run["seed"], run["unseen"]) == (task, number, False)

@@ -338,28 +338,35 @@ def test_simulators_of_a_mixture_on_runs_of_one_task(tmp_path: Path) -> None:
     summed = method | {"settings": bilinear | {"aggregation": "sum"}}
     (tmp_path / "other").mkdir()
     other = write_group(tmp_path / "other", seed=3, splits=("fit", "fit", "held_out", "unseen"))
-    kept = chosen_runs(other, "fit", "held_out", "unseen")["runs"]
+    kept = chosen_runs(other, "fit", "held_out", "unseen")
+    # The fitted group has the other one's examples in another order: its first three are the last ones there.
+    size = len(kept["train_tasks"]) * kept["train_size"]
+    rows, places = np.roll(np.arange(size), 3), [[0, 2, size - 3], [3, size - 1, 0]]
     spec["elsewhere"] = {
-        "groups": [{"group": "other", "task": "a_task", "runs": kept}],
+        "groups": [
+            {key: kept[key] for key in ("runs", "train_tasks", "train_size")}
+            | {"group": "other", "task": "a_task", "rows": places}
+        ],
         "methods": {"gptfluence": method | {"variants": {"batch_sum": summed}}},
     }
     spec["methods"], spec["unseen_tests"] = {}, {}
     fitted = load_group(chosen_runs(spec, "fit", "validate") | FILES | {"features": method["features"]})
     for setting, split in (("seen", "held_out"), ("unseen_train", "unseen")):
         there = load_group(chosen_runs(other, split) | FILES)
+        curricula = replace(there.curricula, examples=rows[there.curricula.examples])
         truth = there.dynamics.values
         curve = load_group(chosen_runs(other, "fit") | FILES).dynamics.values.mean(axis=0)
         for variant, settings in (("whole", bilinear), ("batch_sum", summed["settings"])):
             simulated = {name: np.empty_like(truth) for name in ("seen", "unseen")}
             simulator = make_method("gptfluence", settings)
             simulator.fit(fitted.dynamics, fitted.curricula, fitted.features)
-            simulated["seen"] = simulator.simulate(there.curricula, truth[:, :1])
+            simulated["seen"] = simulator.simulate(curricula, truth[:, :1])
             for known, hidden in FOLDS:
                 simulator = make_method("gptfluence", settings)
                 dynamics = replace(fitted.dynamics, values=fitted.dynamics.values[..., known])
                 simulator.fit(dynamics, fitted.curricula, fitted.features.of_tests(known))
                 others = simulator.transfer(fitted.features.of_tests(hidden), truth[0, 0, hidden])
-                simulated["unseen"][..., hidden] = others.simulate(there.curricula, truth[:, :1, hidden])
+                simulated["unseen"][..., hidden] = others.simulate(curricula, truth[:, :1, hidden])
             names = {"seen": setting, "unseen": {"seen": "unseen_test", "unseen_train": "unseen_both"}[setting]}
             for tests, name in names.items():
                 found = judge(spec, tmp_path, f"elsewhere_{name}", "a_task")

@@ -23,7 +23,8 @@ from gptfluence.io import digest, read_provenance, write_json, write_parquet, wr
 from gptfluence.notes import Notes
 from gptfluence.released.lines import Unread, read_samples
 from gptfluence.released.members import Member, Source
-from gptfluence.released.names import Samples, run_file, samples_file
+from gptfluence.released.mixed import Text, find_stretches
+from gptfluence.released.names import MIXTURE, Samples, run_file, samples_file
 from gptfluence.released.recording import Recording, describe, read_recording, stem_of, write_recording
 from gptfluence.released.report import REPORT, missing_runs, render
 
@@ -180,10 +181,16 @@ class _Importer:
 
     def report(self) -> dict[str, Any]:
         """Write the examples, and return what was found."""
+        texts, samples = self._texts()
+        self._write_samples(texts)
+        mixture = texts.get((MIXTURE, "train"), {})
+        tasks = sorted(task for task, part in texts if part == "train" and task != MIXTURE)
+        mixed = {task: find_stretches(texts[task, "train"], mixture) for task in tasks}
         return {
             "source": {"name": self._source.path.name, "bytes": self._source.size},
             "test_offsets": dict(self._test_offsets),
-            "samples": self._write_samples(),
+            "samples": samples,
+            "mixed": {task: [list(stretch) for stretch in stretches] for task, stretches in mixed.items()},
             "runs": {stem.name: describe(stem) for _, stem in sorted(self.stems.items())},
             "empty": sorted(self._empty),
             "unread": dict(sorted(self._unread.items())),
@@ -191,9 +198,13 @@ class _Importer:
             "others": {kind: [n, self._examples_of_others[kind]] for kind, n in sorted(self._others.items())[:100]},
         }  # fmt: skip
 
-    def _write_samples(self) -> dict[str, Any]:
-        """Put the examples of all files together: of one id that of the file with the most examples counts."""
-        whole: dict[tuple[str, str], dict[int, tuple[str, str]]] = {}
+    def _texts(self) -> tuple[dict[tuple[str, str], dict[int, Text]], dict[str, Any]]:
+        """Put the examples of all files together: of one id that of the file with the most examples counts.
+
+        Returns:
+            Prompt and target by task and part, and by id; and what was found of each task and part.
+        """
+        whole: dict[tuple[str, str], dict[int, Text]] = {}
         found: dict[str, dict[str, Any]] = {}
         for name, (samples, rows) in sorted(self._samples.items(), key=lambda item: (len(item[1][1]), item[0])):
             texts = whole.setdefault((samples.task, samples.part), {})
@@ -202,14 +213,15 @@ class _Importer:
             for example, prompt, target in rows:
                 told["differing"] += texts.get(example, (prompt, target)) != (prompt, target)
                 texts[example] = (prompt, target)
-        rows_of = [
+        for (task, part), texts in whole.items():
+            missing = sorted(set(range(max(texts, default=-1) + 1)) - texts.keys())
+            found[f"{task} {part}"] |= {"examples": len(texts), "missing": missing}
+        return whole, dict(sorted(found.items()))
+
+    def _write_samples(self, whole: dict[tuple[str, str], dict[int, Text]]) -> None:
+        rows = [
             {"task": task, "part": part, "id": example, "prompt": texts[example][0], "target": texts[example][1]}
             for (task, part), texts in sorted(whole.items())
             for example in sorted(texts)
         ]
-        for (task, part), texts in whole.items():
-            missing = sorted(set(range(max(texts, default=-1) + 1)) - texts.keys())
-            found[f"{task} {part}"] |= {"examples": len(texts), "missing": missing}
-        table = pa.Table.from_pylist(rows_of, SAMPLES_SCHEMA)
-        write_parquet(self._folder / SAMPLES, table, {"samples": digest(rows_of)})
-        return dict(sorted(found.items()))
+        write_parquet(self._folder / SAMPLES, pa.Table.from_pylist(rows, SAMPLES_SCHEMA), {"samples": digest(rows)})

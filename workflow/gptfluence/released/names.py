@@ -97,6 +97,8 @@ class RunName:
         seed: None where the name has none.
         unseen: whether it trained on a pool that no other run draws from.
         learning_rate: None where the name has none.
+        for_mixture: whether it is one of the single tasks that the mixture's simulators are judged on: its ids may be
+            those of the mixture.
     """
 
     kind: str
@@ -105,6 +107,7 @@ class RunName:
     seed: int | None
     unseen: bool
     learning_rate: float | None
+    for_mixture: bool = False
 
 
 def parse_run_name(folder: PurePosixPath) -> RunName:
@@ -118,14 +121,13 @@ def parse_run_name(folder: PurePosixPath) -> RunName:
     seed = re.search(r"seed-(\d{1,9})(?!\d)", name) or re.search(r"(\d{1,9})$", name)
     base = base_task(task)
     known = base in TASK_NAMES and "dataset" not in name and "dataset" not in parent
-    # The runs of flan_ood train on a task alone, and are the mixture's simulators' to predict.
-    alone = base != MIXTURE and base_task(parent) == MIXTURE
     kind = "instruction_tuning" if base == MIXTURE else "fine_tuning"
     return RunName(
-        kind=kind if known and not alone else "other",
+        kind=kind if known else "other",
         task=base,
         model=model[1].removesuffix("-deduped") if model else "",
         seed=int(seed[1]) if seed else None,
         unseen=unseen,
         learning_rate=float(rate[1]) if rate else None,
+        for_mixture=base != MIXTURE and base_task(parent) == MIXTURE,
     )

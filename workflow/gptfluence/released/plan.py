@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptfluence.params import Metric, ReleasedScale
+from gptfluence.released.mixed import Stretch
 from gptfluence.released.names import MIXTURE
 
 Described = Mapping[str, Any]
@@ -45,6 +46,7 @@ class Planned:
         tests: how many tests each test task has.
         first, last: steps that are recorded.
         batch: examples a step.
+        placed: of the mixture, which of its training examples are those of each single task.
     """
 
     scenario: str
@@ -58,6 +60,7 @@ class Planned:
     batch: int
     pool: int
     members: tuple[Member, ...]
+    placed: dict[str, tuple[Stretch, ...]] | None = None
 
     @property
     def group(self) -> str:
@@ -89,10 +92,10 @@ def make_plan(report: Mapping[str, Any], settings: ReleasedScale, metrics_of: Ma
     left_out: dict[str, str] = {}
     units: dict[tuple[str, str, str], list[tuple[str, Described]]] = defaultdict(list)
     seen: dict[tuple[Any, ...], str] = {}
-    for stem, run in sorted(report["runs"].items(), key=lambda item: (_is_raw(item[1]), item[0])):
+    for stem, run in sorted(report["runs"].items(), key=lambda item: (*_rank(item[1]), item[0])):
         folder, number = run["folder"], run["seed"]
         if run["kind"] == "other":
-            left_out[folder] = "on mislabelled data or single tasks of the mixture: not simulated"
+            left_out[folder] = "on mislabelled data: not simulated"
             continue
         if run["first"] is None or run["batches"]["first"] is None:
             left_out[folder] = "nothing was measured" if run["first"] is None else "what it trained on is not recorded"
@@ -112,8 +115,13 @@ def make_plan(report: Mapping[str, Any], settings: ReleasedScale, metrics_of: Ma
     return Plan(tuple(groups), left_out)
 
 
-def _is_raw(run: Described) -> bool:
-    return "raw" in run["layouts"].values()
+def _rank(run: Described) -> tuple[bool, bool]:
+    """Of two recordings of one run the lower one counts: that with ids of its own, and then the preprocessed one."""
+    return run["for_mixture"], "raw" in run["layouts"].values()
+
+
+def _stretches(report: Mapping[str, Any]) -> dict[str, tuple[Stretch, ...]]:
+    return {task: tuple(Stretch(*stretch) for stretch in found) for task, found in report["mixed"].items()}
 
 
 def _group(
@@ -154,16 +162,18 @@ def _group(
         left_out[name] = "has no losses"
         return None
     pool = 1 + max(run["batches"]["greatest"] for _, run in seen)
+    placed = _stretches(report)
     members = []
     for i, ((stem, run), split) in enumerate(zip([*seen, *unseen], [*splits, *["unseen"] * len(unseen)], strict=True)):
         number = run["seed"] if run["seed"] is not None else 1 + i - (len(seen) if split == "unseen" else 0)
-        offset = _offset(run, settings, task, pool) if split == "unseen" else 0
+        offset = _offset(run, settings.unseen_offsets.get(task, pool), placed.get(task, ())) if split == "unseen" else 0
         members.append(Member(stem, split, number, offset, run))
     texts = _lacking_texts(report["samples"], task, dict(tests), members)
     if texts:
         left_out[name] = texts
         return None
-    return Planned(scenario, model, unit, task, dict(tests), metrics, first, last, batch, pool, tuple(members))
+    return Planned(scenario, model, unit, task, dict(tests), metrics, first, last, batch, pool, tuple(members),
+                   placed if task == MIXTURE else None)  # fmt: skip
 
 
 Shape = tuple[int, int, int, tuple[tuple[str, int], ...]]
@@ -228,10 +238,23 @@ def _splits(seeds: list[int | None], settings: ReleasedScale, unit: str) -> list
     return ["held_out" if i in held_out else "validate" if i in validate else "fit" for i in range(len(seeds))]
 
 
-def _offset(run: Described, settings: ReleasedScale, task: str, pool: int) -> int:
-    """Return what is added to the ids of a run on unseen data: they count from 0, or go on from those of the pool."""
-    first = settings.unseen_offsets.get(task, pool)
-    return first if run["batches"]["least"] < first else 0
+def _offset(run: Described, first: int, stretches: Iterable[Stretch]) -> int:
+    """Return what is added to the ids of a run on unseen data.
+
+    They count from 0, or go on from those of the pool; or they are those of the mixture, moved by as much for each
+    task, whichever of its examples that meets.
+
+    Args:
+        first: id of the first unseen example.
+        stretches: of the task's examples among the mixture's.
+    """
+    least: int = run["batches"]["least"]
+    unseen = next((s for s in stretches if s.first <= first <= s.last), None) if run["for_mixture"] else None
+    if unseen is None:
+        return first if least < first else 0
+    to = unseen.to + first - unseen.first
+    size = unseen.last + 1 - first
+    return first - to - (least - to) // size * size
 
 
 def _lacking_texts(

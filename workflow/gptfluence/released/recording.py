@@ -80,6 +80,9 @@ class Recording:
         run = parse_run_name(self.folder)
         parts = self.values[PREPROCESSED]
         if run.task != MIXTURE:
+            start = self.test_offsets.get(run.task, 0) if run.for_mixture else 0
+            if len(points.tests) and points.tests.min() >= start:  # numbered as the mixture's
+                points = Points(points.tests - np.int32(start), points.steps, points.values)
             parts.setdefault((run.task, metric), []).append(points)
             return
         starts = sorted(self.test_offsets.items(), key=lambda item: item[1])
@@ -254,7 +257,7 @@ def _describe(told: dict[str, Any], table: pa.Table, batches: pa.Table) -> dict[
     return {
         **{key: told[key] for key in ("folder", "layouts", "empty", "unread")},
         "kind": run.kind, "task": run.task, "model": run.model, "seed": run.seed, "unseen": run.unseen,
-        "learning_rate": run.learning_rate,
+        "learning_rate": run.learning_rate, "for_mixture": run.for_mixture,
         "first": first, "last": last,
         "unmeasured": (np.flatnonzero(~recorded) + (first or 0)).tolist(),
         "tests": tests,

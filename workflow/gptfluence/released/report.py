@@ -78,7 +78,7 @@ def render(report: dict[str, Any]) -> str:
     for (model, task, kind, unseen), members in sorted(groups.items()):
         steps = sorted({f"{run['first']}-{run['last']}" for run in members})
         seeds = _ranges([run["seed"] for run in members if run["seed"] is not None])
-        what = "mislabelled data or single tasks of the mixture" if kind == "other" else kind.replace("_", "-")
+        what = "mislabelled data" if kind == "other" else kind.replace("_", "-")
         tests = sorted({f"{n['ids']} {t}" for run in members for t, n in run["tests"].items()})
         data = " (unseen data)" if unseen else ""
         lines.append(f"  {model} {task}{data}, {what}: {len(members)} runs, seeds {seeds}; steps {', '.join(steps)}; "
@@ -113,6 +113,11 @@ def render_plan(plan: Plan, scale: str) -> str:
         lines.append(f"  {group.group}: {splits}; {metrics}; {steps}")
         seeds = [m.number for m in group.members if m.split == "held_out"]
         lines.append(f"    held out: {_ranges(seeds)}")
+        lines += [
+            f"    training examples {s.first}-{s.last} of {task} are its {s.to}-{s.to + s.last - s.first}"
+            for task, stretches in sorted((group.placed or {}).items())
+            for s in stretches
+        ]
         lines += [f"    {m.found['folder']}: training ids moved by {m.offset}" for m in group.members if m.offset]
     left_out = Counter(plan.left_out.values())
     lines += ["", "Left out"]

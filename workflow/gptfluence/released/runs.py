@@ -81,6 +81,7 @@ def _tasks(plan: Plan, settings: ReleasedScale) -> dict[str, dict[str, Any]]:
         mixed = any(g.train_task == MIXTURE for g in tested)
         pool = max((g.pool for g in trained), default=0)
         drawn = [m.found["batches"]["greatest"] + m.offset + 1 for g in trained for m in g.members]
+        drawn += [s.to + s.last - s.first + 1 for g in trained for found in (g.placed or {}).values() for s in found]
         tasks[task] = {
             "task": task,
             "source": {"kind": "released", "digest": content},
@@ -98,7 +99,7 @@ def _tasks(plan: Plan, settings: ReleasedScale) -> dict[str, dict[str, Any]]:
 def _group(planned: Planned, tasks: dict[str, dict[str, Any]]) -> Group:
     runs = tuple(_run(planned, member, tasks) for member in planned.members)
     return Group(planned.group, planned.scenario, planned.model, (planned.train_task,), tuple(planned.tests),
-                 planned.metrics, runs, planned.tests)  # fmt: skip
+                 planned.metrics, runs, planned.tests, planned.placed)  # fmt: skip
 
 
 def _run(planned: Planned, member: Member, tasks: dict[str, dict[str, Any]]) -> Run:

@@ -162,12 +162,13 @@ def refit_simulators(spec: dict[str, Any], output: Path, curves_output: Path) ->
             subset, and methods {method: {settings, features, table, kernels (as `fit_simulator` gets them), variants
             ({name: the same}), learning (bool)}}, and unseen_tests (the same but for variants: what is judged on unseen
             tests, among it `words.PREDICTED_CURVE`); schedules: {} or runs ({schedule: runs of split fit, validate and
-            held_out}) and methods (as there); elsewhere (methods: the same but for learning; groups: group, task and
-            runs, each of a group of the same model in the other scenario; both empty where there are none); own_steps
-            (paths of replays of all of these runs but those on subsets, or none); and judging: runs (numbers of
-            fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of tests of each task), folds
-            (in how many parts tests are unseen; if a task has fewer tests: one at a time), bootstrap_samples,
-            bootstrap_seed, confidence.
+            held_out}) and methods (as there); elsewhere (methods: the same but for learning; groups: group, task, runs,
+            train_tasks and train_size, each of a group of the same model in the other scenario, and rows: where its
+            training examples are among the fitted group's, as stretches of [first, last, row of the first]; both empty
+            where there are none); own_steps (paths of replays of all of these runs but those on subsets, or none); and
+            judging: runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of
+            tests of each task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),
+            bootstrap_samples, bootstrap_seed, confidence.
         output: Parquet, see `SCHEMA`.
         curves_output: Parquet, trajectories of unseen tests on the first held-out and the first unseen run; see
             `scores.curves`.
@@ -421,15 +422,15 @@ def _judge_elsewhere(group: dict[str, Any], settings: dict[str, Any], fitted: Gr
     found: dict[Key, list[_Scores]] = {}
     judges: list[tuple[str, _Judge]] = []
     for other in group["elsewhere"]["groups"]:
-        there = group | {"runs": other["runs"], "test_tasks": [other["task"]]}
+        own = {key: other[key] for key in ("runs", "train_tasks", "train_size")}
+        there = group | {"test_tasks": [other["task"]]} | own
         curve = _load(there, "fit").dynamics.values.mean(axis=0)
         splits = {run["split"] for run in other["runs"]}
         for setting, split in {"seen": "held_out", "unseen_train": "unseen"}.items():
             if split in splits:
-                runs, seed = (
-                    _load(there, split),
-                    [settings["bootstrap_seed"], int(digest([other["group"], setting]), 16)],
-                )
+                loaded = _load(there, split)
+                runs = replace(loaded, curricula=_in_rows(loaded.curricula, other))
+                seed = [settings["bootstrap_seed"], int(digest([other["group"], setting]), 16)]
                 counts = resample_counts(len(runs.runs), settings["bootstrap_samples"], seed)
                 judges.append((setting, _Judge(runs, curve, counts)))
 
@@ -466,6 +467,14 @@ def _judge_elsewhere(group: dict[str, Any], settings: dict[str, Any], fitted: Gr
                 known = setting if masks[0] is nothing else UNSEEN_TESTS[setting]
                 add(known, name, variant, judge.score(values[:, :, _columns(fitted, judge)], None, simulator.start))
     return found
+
+
+def _in_rows(curricula: Curricula, other: dict[str, Any]) -> Curricula:
+    """Return curricula of another group in the rows of the fitted one."""
+    rows = np.full(len(other["train_tasks"]) * other["train_size"], -1)
+    for first, last, to in other["rows"]:
+        rows[first : last + 1] = np.arange(to, to + last + 1 - first)
+    return replace(curricula, examples=rows[curricula.examples])
 
 
 def _columns(fitted: GroupData, judge: _Judge) -> slice:

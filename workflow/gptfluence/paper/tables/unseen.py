@@ -11,7 +11,7 @@ from gptfluence.paper.simulators import read_by_task
 from gptfluence.paper.tables.measured import BLOCKS, COLUMNS, make_measured_block, only, paper_row
 from gptfluence.paper.tables.page import Frame, Page
 from gptfluence.scores.words import CEILING, ELSEWHERE
-from gptfluence.words import AVERAGE, WHOLE
+from gptfluence.words import AVERAGE, PREDICTED_CURVE, WHOLE
 
 TITLES = {
     "table_11": "Unseen data in fine-tuning",
@@ -96,13 +96,14 @@ def _notes(spec: dict[str, Any], table: str, ours: Frame, model: str) -> list[st
     if not ours:
         return [f"Scale {spec['scale']} has no unseen data in {SCENARIOS[SCENARIO[table]]}.", paper]
     folds = read_provenance(spec["simulators"])["simulators"]["folds"]
+    predicted = any(row["method"] == PREDICTED_CURVE for row in ours)
     counts = {_section(setting): max(row["n_runs"] for row in ours if row["setting"] == setting)
               for setting in _SETTINGS if any(row["setting"] == setting for row in ours)}  # fmt: skip
     notes = [
         f"Scale {spec['scale']}: {SCENARIOS[SCENARIO[table]]}, {model}. Runs: "
         + "; ".join(f"{section}, {n}" for section, n in counts.items()) + ".",
         f"Unseen tests: of each task's tests one of {folds} parts at a time is kept from the fit. Their mean curve is "
-        "not known; the predicted one is made of their gradients alone.",
+        "not known" + ("; the predicted one is made of their gradients alone." if predicted else "."),
         "In brackets: population standard deviation over trajectories; for Spearman over runs.",
         "Bold: the best of a setting, and those within its bootstrap interval over runs.",
         paper,
