@@ -1,10 +1,17 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from gptfluence.simulators.base import Curricula
 from gptfluence.simulators.registry import make_method
 from gptfluence.whatif import engines
-from gptfluence.whatif.engines import Change, make_engine
+from gptfluence.whatif.engines import Change, Engine, make_engine
+from numpy.typing import NDArray
 from synthetic import METHOD_SETTINGS, planted
+
+
+def shares_of(engine: Engine, batches: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    return engine.shares(np.concatenate(batches), [len(batch) for batch in batches], 24)
 
 
 @pytest.mark.parametrize("name", METHOD_SETTINGS)
@@ -19,15 +26,15 @@ def test_runs_and_changed_runs_are_what_the_simulator_says(name: str) -> None:
     asked = Curricula(asked.examples, np.tile(rates, (3, 1)))
     simulated = simulator.simulate(asked, np.repeat(first[None], 3, axis=0))
 
-    run = engine.run(engine.shares(list(asked.examples[0]), 24), rates, first)
+    run = engine.run(shares_of(engine, list(asked.examples[0])), rates, first)
     np.testing.assert_allclose(run.values, simulated[0], rtol=1e-9, atol=1e-10)
     # Others that differ in every step, and in none; the belief in a prediction is of all of it.
-    changes = [Change(np.arange(12), engine.shares(list(other), 24)) for other in asked.examples]
+    changes = [Change(np.arange(12), shares_of(engine, list(other))) for other in asked.examples]
     np.testing.assert_allclose(run.changed(changes), simulated, rtol=1e-8, atol=1e-9)
     some = asked.examples[0].copy()
     some[[3, 8]] = asked.examples[1, [5, 2]]
     expected = simulator.simulate(Curricula(some[None], rates[None]), first[None])
-    part = run.changed([Change(np.array([3, 8]), engine.shares(list(some[[3, 8]]), 24))])
+    part = run.changed([Change(np.array([3, 8]), shares_of(engine, list(some[[3, 8]])))])
     np.testing.assert_allclose(part, expected, rtol=1e-8, atol=1e-9)
 
 
@@ -36,8 +43,8 @@ def test_long_runs_of_gradient_response_are_computed_anew_and_say_the_same(monke
     simulator = make_method("gradient_response", METHOD_SETTINGS["gradient_response"])
     simulator.fit(dynamics, curricula, features)
     engine = make_engine(simulator)
-    run = engine.run(engine.shares(list(curricula.examples[0]), 24), curricula.rates[0], dynamics.values[0, :1])
-    change = Change(np.array([2, 7]), engine.shares([np.array([1, 2, 3]), np.array([], np.int64)], 24))
+    run = engine.run(shares_of(engine, list(curricula.examples[0])), curricula.rates[0], dynamics.values[0, :1])
+    change = Change(np.array([2, 7]), shares_of(engine, [np.array([1, 2, 3]), np.array([], np.int64)]))
     quick = run.changed([change])
     monkeypatch.setattr(engines, "MOST_PAIRS", 0)
     np.testing.assert_allclose(quick, run.changed([change]), rtol=1e-9)
@@ -54,5 +61,21 @@ def test_a_smaller_batch_is_a_batch(name: str) -> None:
     smaller = curricula.examples[:1, :, :3]
     first = dynamics.values[0, :1]
     expected = simulator.simulate(Curricula(smaller, curricula.rates[:1]), first[None])[0]
-    found = engine.run(engine.shares(list(smaller[0]), 24), curricula.rates[0], first).values
+    found = engine.run(shares_of(engine, list(smaller[0])), curricula.rates[0], first).values
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_stretches_of_steps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics, curricula, features = planted(runs=6, steps=12)
+    simulator = make_method("gradient_response", METHOD_SETTINGS["gradient_response"])
+    simulator.fit(dynamics, curricula, features)
+    found = []
+    for stretch in (75, 2):
+        monkeypatch.setattr(engines, "STRETCH", stretch)
+        engine = make_engine(simulator)
+        run = engine.run(shares_of(engine, list(curricula.examples[0])), curricula.rates[0], dynamics.values[0, :1])
+        batches = [np.array([1, 2, 3]), np.array([], np.int64), curricula.examples[0, 9]]
+        found.append(run.changed([Change(np.array([2, 7, 9]), shares_of(engine, batches)),
+                                  Change(np.array([], np.int64), np.zeros((0, 24)))]))  # fmt: skip
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+    np.testing.assert_allclose(found[0][1], run.values, rtol=1e-12)

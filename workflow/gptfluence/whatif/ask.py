@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -116,9 +116,6 @@ class WhatIf:
         return Curriculum.of(np.concatenate(orders)[:places].reshape(self.steps, self.batch).tolist(),
                              name=f"random-{seed}")  # fmt: skip
 
-    def _shares(self, curriculum: Curriculum) -> Array:
-        return self.engine.shares([self.train.numbers(batch) for batch in curriculum.batches], len(self.train))
-
     def schedule(self, curriculum: Curriculum) -> Array:
         """Return the learning rate of each update of a curriculum, [steps].
 
@@ -151,7 +148,10 @@ class WhatIf:
     def _run(self, curriculum: Curriculum) -> Run:
         """Return a curriculum's run; the last one is kept, as who asks about a run goes on asking about it."""
         if self._last is None or self._last[0] != curriculum:
-            self._last = curriculum, self.engine.run(self._shares(curriculum), self.schedule(curriculum), self._first)
+            self._last = (
+                curriculum,
+                self.engine.run(self._shares(curriculum.batches), self.schedule(curriculum), self._first),
+            )
         return self._last[1]
 
     # --------------------------------------------------------------------------------------------------- answers
@@ -177,7 +177,7 @@ class WhatIf:
         if len({curriculum.steps for curriculum in asked}) > 1:
             raise UserError("curricula that are simulated together need the same number of steps")
         chosen = self._tests(tests)
-        runs = [(self._shares(curriculum), self.schedule(curriculum)) for curriculum in asked]
+        runs = [(self._shares(curriculum.batches), self.schedule(curriculum)) for curriculum in asked]
         shown = barred(runs, "simulate", "runs")
         values = np.stack([self.engine.run(*run, self._first).values[:, chosen] for run in shown])
         distances = [self.engine.distance(*run) for run in runs]
@@ -278,7 +278,9 @@ class WhatIf:
             if other.steps != curriculum.steps or other.rates != curriculum.rates:
                 raise UserError(f"{other.name} has other steps or learning rates than {curriculum.name}; simulate it")
             pairs = zip(curriculum.batches, other.batches, strict=True)
-            changes.append(self._change({step: new for step, (old, new) in enumerate(pairs) if old != new}))
+            changes.append(
+                self._change({step: new for step, (old, new) in enumerate(pairs) if new is not old and new != old})
+            )
         return run.changed(changes)
 
     def select(
@@ -407,8 +409,11 @@ class WhatIf:
         return changes
 
     def _change(self, batches: dict[int, tuple[str, ...]]) -> Change:
-        numbers = [self.train.numbers(batch) for batch in batches.values()]
-        return Change(np.array(list(batches), np.int64), self.engine.shares(numbers, len(self.train)))
+        return Change(np.array(list(batches), np.int64), self._shares(batches.values()))
+
+    def _shares(self, batches: Collection[tuple[str, ...]]) -> Array:
+        numbers = self.train.numbers(name for batch in batches for name in batch)
+        return self.engine.shares(numbers, [len(batch) for batch in batches], len(self.train))
 
     def _impossible(self, values: Array) -> tuple[str, ...]:
         """Say if values, [runs, steps + 1, tests], are none that the metric can have."""

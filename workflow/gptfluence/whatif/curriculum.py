@@ -90,7 +90,9 @@ class Curriculum:
         """Return it with two examples in each other's places."""
         self._check([first, second])
         other = {first: second, second: first}
-        return self._edited(lambda batch: tuple(other.get(name, name) for name in batch))
+        return self._edited(
+            lambda batch: tuple(other.get(name, name) for name in batch) if first in batch or second in batch else batch
+        )
 
     def move(self, name: str, *steps: int) -> Curriculum:
         """Return it with an example in the batches of some steps (from 1), and in no other."""

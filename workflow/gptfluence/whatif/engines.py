@@ -5,9 +5,10 @@ alone, so here a run is a matrix of shares, [steps, train], and batches may be o
 its shares is computed once; of others that have other shares in a few steps only the difference is:
 
 - recurrences (`Simfluence`, `Bilinear`, `Mlp`): the coefficients of changed steps; the roll-out goes over all steps.
-- gradient response: the response to a share in step s is known for every later step t beforehand, so a changed run
-  costs one product of matrices of k times checkpoints times kernels rows, for k changed steps. How much of it is
-  believed is a quotient of quadratic forms, and these are updated likewise.
+- gradient response: the response to a share in step s through the kernels of a checkpoint is known beforehand for every
+  step until the next checkpoint, and behind it decays. So a changed run costs a product of matrices for each
+  checkpoint, with a row for each changed step before the next one. How much of it is believed is a quotient of
+  quadratic forms, and these are updated likewise.
 
 Both are exact: nothing is linearised.
 """
@@ -18,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +36,12 @@ from gptfluence.simulators.mlp import Mlp
 from gptfluence.simulators.pooled import PooledResponse
 from gptfluence.simulators.predicted_curve import PredictedCurve
 from gptfluence.simulators.responses import decaying_sum
+from gptfluence.simulators.ridge import ROUNDING
 from gptfluence.simulators.rollout import bounds, confine, repeat_curve, roll_out
 from gptfluence.simulators.simfluence import Simfluence
 
 TOGETHER = 32
-"""Changed runs that are rolled out at once: their coefficients stay in the processor's caches."""
+"""Changed runs that are computed at once: what they share costs less, and stays in the processor's caches."""
 STRETCH = 75
 """Steps that are computed at once: fewer leave out more products with 0, more are faster."""
 MOST_PAIRS = 5000**2
@@ -51,7 +53,7 @@ class Change:
     """Other batches in some steps of a run.
 
     Attributes:
-        steps: [changed], from 0.
+        steps: [changed], from 0, ascending.
         shares: [changed, train], of these steps.
     """
 
@@ -70,11 +72,14 @@ class Engine(ABC):
     adds_up = False
     """Whether each occurrence of an example counts 1, however large its batch is."""
 
-    def shares(self, batches: Sequence[NDArray[np.int64]], train: int) -> Array:
-        """Return the shares of `train` examples in batches of any size, given by their numbers: [batches, train]."""
-        found = np.zeros((len(batches), train))
-        rows = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
-        examples = np.concatenate([np.empty(0, np.int64), *batches])
+    def shares(self, examples: NDArray[np.int64], sizes: Sequence[int], train: int) -> Array:
+        """Return the shares of `train` examples in batches of any sizes, [batches, train].
+
+        Args:
+            examples: numbers, one batch behind the other.
+        """
+        found = np.zeros((len(sizes), train))
+        rows = np.repeat(np.arange(len(sizes)), sizes)
         np.add.at(found, (rows, examples), 1.0 if self.tokens is None else self.tokens[examples])
         sums = 1.0 if self.adds_up else found.sum(axis=1, keepdims=True)
         return np.divide(found, sums, out=found, where=found > 0)
@@ -250,7 +255,7 @@ class _Response(Run):
     def __init__(self, engine: _ResponseEngine, curve: Array, shares: Array, rates: Array, first: Array) -> None:
         self._engine, self._curve, self._shares, self._rates, self._first = engine, curve, shares, rates, first
         simulator = engine.simulator
-        self._tests = [_as_slice(np.flatnonzero(simulator.task == task)) for task in range(len(simulator.weights))]
+        self._tests = [_as_slice(simulator.task == task) for task in range(len(simulator.weights))]
         self._bounds = bounds(simulator.extent, first[None])
         responses = engine.responses(shares, rates)
         self._predicted, self._apart, self._variances = [], [], []
@@ -262,14 +267,16 @@ class _Response(Run):
             self._variances.append(float(np.vdot(apart, apart)))
         self.values = np.empty_like(curve)
         for task, (p, variance) in enumerate(zip(self._predicted, self._variances, strict=True)):
-            self._put(self.values, task, p.copy(), variance)
+            self.values[1:, self._tests[task]] = p
+            self._believe(self.values, task, variance)
         self._finish(self.values)
 
-    def _put(self, values: Array, task: int, predicted: Array, variance: float) -> None:
-        """Set one task's values after the first; what is predicted is overwritten, as new memory costs more."""
-        predicted *= self._engine.simulator.belief(float(np.vdot(predicted, predicted)), variance)
+    def _believe(self, values: Array, task: int, variance: float) -> None:
+        """Make values of what is predicted of one task, in place."""
         tests = self._tests[task]
-        values[1:, tests] = np.add(predicted, self._curve[1:, tests], out=predicted)
+        predicted = values[1:, tests]
+        predicted *= self._engine.simulator.belief(float(np.einsum("ij,ij->", predicted, predicted)), variance)
+        predicted += self._curve[1:, tests]
 
     def _finish(self, values: Array) -> None:
         """Set one run's first value and confine it: most are well within, which costs less to see than to do."""
@@ -280,29 +287,27 @@ class _Response(Run):
 
     @cached_property
     def _slopes(self) -> list[Array]:
-        """Of each task half the derivative of v by what a share's kernels are, [steps, kernels, tests].
+        """Of each task half the derivative of v by the shares, [steps, train].
 
-        This is the adjoint of `Responses.of`: decays and momenta, backwards in time.
+        This is the adjoint of `Responses.of`: decays and momenta, backwards in time, and then kernels.
         """
         responses, rates = self._engine.simulator.responses, self._rates
-        steps, names, decays = len(rates), len(responses.kernels.values), len(responses.decays)
-        starts = responses.kernels.steps
-        stops = np.append(starts[1:], steps)
+        steps, decays = len(rates), len(responses.decays)
         found = []
-        for task, apart in enumerate(self._apart):
+        for task, (apart, tests) in enumerate(zip(self._apart, self._tests, strict=True)):
             weighed = np.tensordot(self._engine.simulator.deviations(task), apart, (0, 0))  # [columns, steps, tests]
-            weighed = weighed.reshape(len(responses.momenta), names, decays, steps, -1)
-            slope = np.zeros((steps, names, len(starts), weighed.shape[-1]))
+            weighed = weighed.reshape(len(responses.momenta), len(responses.kernels.values), decays, steps, -1)
+            slope = np.zeros_like(self._shares)
             for momentum, of_momentum in zip(responses.momenta, weighed, strict=True):
-                left = np.zeros((steps, names, weighed.shape[-1]))
-                for i, decay in enumerate(responses.decays):
-                    left -= decaying_sum(of_momentum[:, i].swapaxes(0, 1)[::-1], decay)[::-1]
-                left *= ((1 - momentum) * rates / (1 - momentum ** np.arange(1, steps + 1)))[:, None, None]
-                moves = np.zeros_like(slope)
-                for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-                    moves[start:stop, :, i] = left[start:stop]
+                moves = np.zeros_like(self._shares)
+                for name, of_name in zip(responses.kernels.values, of_momentum, strict=True):
+                    left = sum(-decaying_sum(values[::-1], d)[::-1]
+                               for values, d in zip(of_name, responses.decays, strict=True))  # fmt: skip
+                    left *= ((1 - momentum) * rates / (1 - momentum ** np.arange(1, steps + 1)))[:, None]
+                    for start, stop, kernel in responses.kernels.spans(name, steps):
+                        moves[start:stop] += left[start:stop] @ kernel[:, tests].T
                 slope += decaying_sum(moves[::-1], momentum)[::-1]
-            found.append(slope.reshape(steps, -1, slope.shape[-1]))
+            found.append(slope)
         return found
 
     def changed(self, changes: Sequence[Change]) -> Array:
@@ -314,107 +319,170 @@ class _Response(Run):
                 shares[change.steps] = change.shares
                 values[:] = self._engine.run(shares, self._rates, self._first).values
             return found
-        from scipy.sparse import csr_array  # a batch holds few of all examples
-
-        predicted = [np.empty_like(p) for p in self._predicted]
         for start in range(0, len(changes), TOGETHER):
             some = changes[start : start + TOGETHER]
-            apart = np.concatenate([change.shares - self._shares[change.steps] for change in some])
-            products = csr_array(apart) @ known.flat
-            products = products.reshape(len(apart), *known.kernels.shape[::2])  # [changed, kernels, tests]
-            stops = np.cumsum([0, *(len(change.steps) for change in some)])
-            for i, change in enumerate(some):
-                self._change(found[start + i], known, change.steps, products[stops[i] : stops[i + 1]], predicted)
-                self._finish(found[start + i])
+            parts = self._parts(known, some)
+            for values, change, part in zip(found[start : start + len(some)], some, parts, strict=True):
+                self._change(values, known, change.steps, part)
+                self._finish(values)
         return found
 
-    def _change(
-        self,
-        values: Array,
-        known: _ShareResponses,
-        steps: NDArray[np.int64],
-        products: Array,
-        predicted: list[Array],
-    ) -> None:
-        """Set the values of a run that differs in some steps, [changed].
+    @cached_property
+    def _moved(self) -> Array:
+        """What a share of each example does by itself, and behind them what each of the run's own batches does, through
+        the kernels of each checkpoint: [checkpoints x (train + steps), names x tests]."""
+        kernels = self._engine.share_responses(self._rates).kernels
+        return np.concatenate([kernels, self._shares @ kernels], axis=1).reshape(-1, kernels.shape[2])
 
-        Args:
-            products: of what shares differ there and kernels, [changed, kernels, tests].
-            predicted: of each task memory for what is predicted, [steps, tests].
+    def _parts(self, known: _ShareResponses, changes: Sequence[Change]) -> list[_Part]:
+        """Return what the shares of changed steps differ by, as far as no other step matters.
+
+        Where an example leaves a batch or comes into it, the shares of the others change by one factor: the difference
+        is a multiple of the run's own batch and of few examples.
         """
-        # Rows (step, kernel): only kernels of checkpoints that are not yet past; those that act first come first.
-        step, kernel = np.nonzero(known.starts[steps] < len(self._rates))
-        starts = known.starts[steps[step], kernel]
-        order = np.argsort(starts, kind="stable")
-        starts, step, kernel = starts[order], step[order], kernel[order]
-        rows = steps[step] * len(known.kernels) + kernel
-        kept = products[step, kernel]
+        from scipy.sparse import csr_array
+
+        steps = np.concatenate([change.steps for change in changes])
+        shares = np.concatenate([change.shares for change in changes])
+        own = self._shares[steps]
+        every = np.arange(len(steps))
+        one = ((own > 0) & (shares > 0)).argmax(axis=1)  # an example that stays, if one does
+        factor = np.divide(shares[every, one], own[every, one], out=np.zeros(len(steps)), where=own[every, one] > 0)
+        apart = shares - factor[:, None] * own
+        row, example = np.nonzero(np.abs(apart) > ROUNDING)
+        width = sum(self._shares.shape)
+        row, column = np.append(row, every), np.append(example, self._shares.shape[1] + steps)
+        data = np.append(apart[row[: len(example)], example], factor - 1)
+        differing = csr_array((data, (row, column)), (len(steps), width))
+        # A row for each changed step and each checkpoint whose kernels it still meets.
+        number = np.repeat(np.arange(len(changes)), [len(change.steps) for change in changes])
+        at, checkpoint = np.nonzero(known.places[steps] >= 0)
+        order = np.lexsort((at, checkpoint, number[at]))
+        at, checkpoint = at[order], checkpoint[order]
+        rows = differing[at]
+        indices = rows.indices + np.repeat(checkpoint * width, np.diff(rows.indptr))
+        rows = csr_array((rows.data, indices, rows.indptr), (len(at), len(self._moved)))
+        products = (rows @ self._moved).reshape(len(at) * known.names, -1)
+        places = known.places[steps[at], checkpoint][:, None] + np.arange(known.names)
+        slopes = [np.einsum("ij,ij->i", shares - own, slope[steps]) for slope in self._slopes]
+        ends = np.cumsum([0, *np.bincount(number[at], minlength=len(changes))]) * known.names
+        stops = np.cumsum([0, *(len(change.steps) for change in changes)])
+        return [
+            _Part(products[ends[i] : ends[i + 1]], places.ravel()[ends[i] : ends[i + 1]],
+                  [float(slope[stops[i] : stops[i + 1]].sum()) for slope in slopes])
+            for i in range(len(changes))
+        ]  # fmt: skip
+
+    def _change(self, values: Array, known: _ShareResponses, steps: NDArray[np.int64], part: _Part) -> None:
+        """Set the values of a run that differs in some steps, [changed]."""
+        places = (steps[:, None] * known.names + np.arange(known.names)).ravel()
+        counts = (np.searchsorted(steps, known.bounds) * known.names).tolist()  # rows of steps before each bound
         for task, tests in enumerate(self._tests):
-            of_task, main = kept[:, tests], known.main[task].take(rows, axis=0)
-            for begin in range(0, len(main.T), STRETCH):
-                stretch = slice(begin, begin + STRETCH)
-                acting = int(np.searchsorted(starts, stretch.stop))
-                part = np.matmul(main[:acting, stretch].T, of_task[:acting], out=predicted[task][stretch])
-                part += self._predicted[task][stretch]
-            slope = self._slopes[task][steps[step], kernel]
-            square = np.vdot(known.pairs[task].take(rows[:, None] * known.rows + rows), of_task @ of_task.T)
-            variance = self._variances[task] + 2 * float(np.vdot(slope, of_task)) + float(square)
-            self._put(values, task, predicted[task], max(variance, 0.0))
+            products, own, new = part.products[:, tests], self._predicted[task], values[1:, tests]
+            state: Array | None = None  # what is left of past checkpoints' responses, [decays, tests]
+            first = bound = 0
+            for main, ends, (start, *stops) in zip(known.main[task], known.ends[task], known.stretches, strict=True):
+                count = counts[bound + len(stops) - 1]
+                of_checkpoint = products[first : first + count]
+                main = main.take(places[:count], axis=0)
+                begin = start
+                for stop, acting in zip(stops, counts[bound:], strict=False):
+                    stretch = new[begin:stop]
+                    np.matmul(main[:acting, begin - start : stop - start].T, of_checkpoint[:acting], out=stretch)
+                    stretch += own[begin:stop]
+                    if state is not None:
+                        stretch += known.powers[begin + 1 - start : stop + 1 - start] @ state
+                    begin = stop
+                left = ends.take(places[:count], axis=0).T @ of_checkpoint
+                state = left if state is None else left + known.powers[begin - start][:, None] * state
+                first, bound = first + count, bound + len(stops)
+            pairs = known.pairs[task]
+            pairs = pairs.take(part.places[:, None] * len(pairs) + part.places)
+            variance = self._variances[task] + 2 * part.slopes[task] + float(np.vdot(pairs, products @ products.T))
+            self._believe(values, task, max(variance, 0.0))
 
 
-def _as_slice(numbers: NDArray[np.int64]) -> Any:
-    """Return numbers that follow each other as a slice, which copies nothing."""
-    if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):
-        return slice(int(numbers[0]), int(numbers[-1]) + 1)
-    return numbers
+class _Part(NamedTuple):
+    """What a change does through kernels.
+
+    Attributes:
+        products: of what shares differ by and kernels, [rows, tests]; a row is of a checkpoint, a step and a kernel's
+            name, in this order.
+        places: [rows], which of all steps' rows these are.
+        slopes: by task, what the variance changes by, halved, in first order.
+    """
+
+    products: Array
+    places: NDArray[np.int64]
+    slopes: list[float]
+
+
+def _as_slice(chosen: NDArray[np.bool_]) -> slice:
+    """Return where the chosen tests are; those of a task follow each other."""
+    numbers = np.flatnonzero(chosen)
+    assert numbers[-1] - numbers[0] + 1 == len(numbers)
+    return slice(int(numbers[0]), int(numbers[-1]) + 1)
 
 
 class _ShareResponses:
     """What a share of 1 in step s does in step t, before it is multiplied with the kernel, for each of the kernels.
 
-    Kernels are counted by name and then checkpoint; rows are steps times kernels.
+    A row is of a step, a checkpoint that is not past then, and a kernel's name, in this order.
 
     Attributes:
-        kernels: [kernels, train, tests].
-        flat: [train, kernels x tests], the same.
-        main: by task [rows, steps], weighed with the weights.
+        names: how many kernels a checkpoint has.
+        kernels: [checkpoints, train, names x tests].
+        stretches: of each checkpoint, the step from which its kernels act, and up to which, in stretches.
+        bounds: the ends of all stretches.
+        main: by task and checkpoint [steps x names, stop - start], weighed with the weights.
+        ends: by task and checkpoint [steps x names, decays], what is left in its last step, for each decay.
+        powers: [steps + 1, decays], what is left of a response after some steps.
+        rows: how many there are.
+        places: [steps, checkpoints], the first row; -1: the checkpoint is past.
         replicas: by task [replicas, rows, steps], with the deviations of the replicas' weights.
-        starts: [steps, kernels], the step from which a share acts through the kernel; as many as there are: never.
     """
 
     def __init__(self, simulator: GradientResponse, rates: Array) -> None:
         responses, steps = simulator.responses, len(rates)
-        checkpoints = len(responses.kernels.steps)
-        names = list(responses.kernels.values)
-        self.kernels = np.concatenate([responses.kernels.values[name] for name in names]).astype(float)
-        self.flat = self.kernels.transpose(1, 0, 2).reshape(self.kernels.shape[1], -1)
-        self.rows = steps * len(self.kernels)
-        stops = np.append(responses.kernels.steps[1:], steps)
-        share = np.arange(steps)[:, None]
-        starts = np.where(share < stops, np.maximum(share, responses.kernels.steps), steps)
-        self.starts = np.tile(starts, (1, len(names)))
+        values = np.stack(list(responses.kernels.values.values()), axis=2).astype(float)
+        checkpoints, train, self.names, tests = values.shape
+        self.kernels = values.reshape(checkpoints, train, self.names * tests)
+        starts, stops = responses.kernels.steps, np.append(responses.kernels.steps[1:], steps)
+        self.stretches = [[*range(start, stop, STRETCH), stop]
+                          for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]  # fmt: skip
+        self.bounds = np.concatenate([of_checkpoint[1:] for of_checkpoint in self.stretches])
+        meets = np.arange(steps)[:, None] < stops
+        self.rows = int(meets.sum()) * self.names
+        self.places = np.where(meets, (np.cumsum(meets).reshape(meets.shape) - 1) * self.names, -1)
+        self.powers = np.power(responses.decays, np.arange(steps + 1)[:, None])
         weights = [np.concatenate([simulator.weights[task][None], simulator.deviations(task)])
                    for task in range(len(simulator.weights))]  # fmt: skip
-        whole = [np.zeros((len(w), steps, len(names), checkpoints, steps)) for w in weights]
+        whole = [np.zeros((len(w), steps, checkpoints, self.names, steps)) for w in weights]
+        ends = [np.zeros((checkpoints, steps, self.names, len(responses.decays))) for _ in weights]
         after = np.arange(steps)[:, None] - np.arange(steps)  # [t, s]
         column = 0
         for momentum in responses.momenta:
             moves = np.where(after >= 0, (1 - momentum) * float(momentum) ** np.maximum(after, 0), 0.0)
             moves *= (rates / (1 - momentum ** np.arange(1, steps + 1)))[:, None]
-            of_checkpoints = []
-            for start, stop in zip(responses.kernels.steps.tolist(), stops.tolist(), strict=True):
-                within = np.zeros_like(moves)
-                within[start:stop] = moves[start:stop]
-                of_checkpoints.append(within)
-            stacked = np.stack(of_checkpoints, axis=1)  # [t, checkpoints, s]
+            stacked = np.zeros((steps, checkpoints, steps))  # [t, checkpoints, s]
+            for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+                stacked[start:stop, i] = moves[start:stop]
             left = [decaying_sum(-stacked, decay).transpose(2, 1, 0) for decay in responses.decays]
-            for name in range(len(names)):
-                for of_decay in left:
-                    for w, total in zip(weights, whole, strict=True):
-                        total[:, :, name] += w[:, column, None, None, None] * of_decay
+            for name in range(self.names):
+                for decay, of_decay in enumerate(left):
+                    end = of_decay[:, np.arange(checkpoints), stops - 1].T  # [checkpoints, s]
+                    for w, total, at_end in zip(weights, whole, ends, strict=True):
+                        total[:, :, :, name] += w[:, column, None, None, None] * of_decay
+                        at_end[:, :, name, decay] += w[0, column] * end
                     column += 1
-        flat = [total.reshape(len(total), self.rows, steps) for total in whole]
-        self.main, self.replicas = [f[0] for f in flat], [f[1:] for f in flat]
+        self.main = [
+            [total[0, :, i, :, start:stop].reshape(steps * self.names, -1)
+             for i, (start, stop) in enumerate(zip(starts, stops, strict=True))]
+            for total in whole
+        ]  # fmt: skip
+        self.ends = [at_end.reshape(checkpoints, steps * self.names, -1) for at_end in ends]
+        kept = np.repeat(meets.ravel(), self.names)
+        self.replicas = [total[1:].reshape(len(total) - 1, -1, steps)[:, kept] for total in whole]
 
     @cached_property
     def pairs(self) -> list[Array]:
