@@ -15,7 +15,7 @@ from gptfluence.choices.search import (
     share_objective,
     simulated_objective,
 )
-from gptfluence.simulators.base import Curricula, Dynamics, Features, Simulator, linear_decay
+from gptfluence.simulators.base import UNBOUNDED, Curricula, Dynamics, Features, Simulator, linear_decay
 from gptfluence.simulators.gradient_response import GradientResponse
 from gptfluence.simulators.registry import make_method
 from synthetic import METHOD_SETTINGS, planted
@@ -76,6 +76,7 @@ def test_final_effects_are_what_simulations_differ_by() -> None:
     simulator, rates, first = fitted("gradient_response")
     assert isinstance(simulator, GradientResponse)
     simulator.replicas = simulator.replicas[:, :0]  # all that is predicted is believed
+    simulator.extent = UNBOUNDED  # and losses below 0 are kept
     effects = final_effects(simulator, rates)
     candidates = np.random.default_rng(3).integers(24, size=(20, 30, 4))
     simulated = simulator.simulate(Curricula(candidates, np.tile(rates, (20, 1))), np.tile(first, (20, 1, 1)))

@@ -50,11 +50,13 @@ def test_an_unbounded_explosion_is_inf_without_warnings() -> None:
 def test_bounds_by_hand() -> None:
     first = np.array([[[2.0, -1.0, 9.0]], [[5.0, 3.0, 3.0]]])
     low, high = bounds(np.array([1.0, 4.0]), first)
-    np.testing.assert_array_equal(low, [[-2, -4, -2], [-2, -2, -2]])
+    np.testing.assert_array_equal(low, [[0, -4, 0], [0, 0, 0]])  # what was never negative does not become so
     np.testing.assert_array_equal(high, [[7, 7, 12], [8, 7, 7]])
     low, high = bounds(np.array([4.0, 4.0]), first)  # a metric that never changed
     np.testing.assert_array_equal(low, [[1, -2, 3], [3, 2, 2]])
     np.testing.assert_array_equal(high, [[5, 5, 10], [6, 5, 5]])
+    low, _ = bounds(np.array([-1.0, 4.0]), first)
+    np.testing.assert_array_equal(low, [[-6, -6, -6], [-6, -6, -6]])
     assert extent_of(Dynamics(np.array([[[1.0], [2.0]], [[9.0], [9.0]]]), np.array([False, True]))).tolist() == [1, 2]
 
 
@@ -64,13 +66,13 @@ def test_a_roll_out_goes_on_from_its_bounds(order: int) -> None:
     runs, steps, tests = 2, 20, 3
     alpha = rng.normal(scale=2, size=(order, runs, steps, tests))
     beta, first = rng.normal(size=(runs, steps, tests)), rng.uniform(0, 1, (runs, order, tests))
-    found = roll_out(alpha, beta, first, np.array([0.0, 1.0]))
+    found = roll_out(alpha, beta, first, np.array([-0.5, 1.0]))
     expected = first.copy()
     for t in range(order, steps + 1):
         now = beta[:, t - 1] + sum(alpha[j, :, t - 1] * expected[:, t - 1 - j] for j in range(order))
-        expected = np.concatenate([expected, np.clip(now, -1, 2)[:, None]], axis=1)
+        expected = np.concatenate([expected, np.clip(now, -2, 2.5)[:, None]], axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert {-1.0, 2.0} < set(found.ravel())
+    assert {-2.0, 2.5} < set(found.ravel())
 
 
 def test_bounds_that_are_not_reached_change_no_bit() -> None:
@@ -114,11 +116,12 @@ def test_no_strength_explodes(form: str, strength: float) -> None:
     simulated = simulator.simulate(fresh, first)
     fitted = values[~dynamics.validate]
     reach = np.ptp(fitted)
-    low, high = np.minimum(first.min(axis=1), fitted.min()), np.maximum(first.max(axis=1), fitted.max())
-    assert (simulated >= (low - reach)[:, None]).all() and (simulated <= (high + reach)[:, None]).all()
+    low, high = np.minimum(first.min(axis=1), fitted.min()), np.maximum(first.max(axis=1), fitted.max()) + reach
+    low = np.where(low < 0, low - reach, np.maximum(low - reach, 0))[:, None]
+    assert (simulated >= low).all() and (simulated <= high[:, None]).all()
     simulator.extent = UNBOUNDED
     free = simulator.simulate(fresh, first)
-    kept = ((free > (low - reach)[:, None]) & (free < (high + reach)[:, None])).all(axis=1)
+    kept = ((free > low) & (free < high[:, None])).all(axis=1)
     np.testing.assert_array_equal(np.where(kept[:, None], simulated, 0), np.where(kept[:, None], free, 0))
 
 
@@ -166,14 +169,17 @@ def test_what_is_transferred_is_confined_by_the_fitting_runs(method: str) -> Non
 
 def test_it_is_said_how_many_were_confined(caplog: pytest.LogCaptureFixture) -> None:
     simulator = make_method("global_ar1", {"kind": "global_ar1"})
-    simulator.extent = np.array([0.0, 1.0])
+    simulator.extent = np.array([-0.5, 0.5])
     simulated = np.full((2, 4, 3), 0.5)
     warn_of_confined(simulator, simulated, "g loss mine")
     assert not caplog.text
-    simulated[0, 2, 1], simulated[0, 3, 1], simulated[1, 3, 0] = 2.0, 2.0, -1.0
+    simulated[0, 2, 1], simulated[0, 3, 1], simulated[1, 3, 0] = 1.5, 1.5, -1.5
     warn_of_confined(simulator, simulated, "g loss mine")
     assert "g loss mine: 2 of 6 roll-outs went farther" in caplog.text
     caplog.clear()
+    simulator.extent = np.array([0.0, 1.0])
+    warn_of_confined(simulator, np.zeros((1, 4, 1)), "g bleu mine")  # as a metric may be
+    assert not caplog.text
     first = np.full((1, 1, 1), 7.0)  # given, and kept
     warn_of_confined(simulator, np.repeat(first, 5, axis=1), "g loss mine")
     assert not caplog.text

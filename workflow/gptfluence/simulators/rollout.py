@@ -72,7 +72,7 @@ def bounds(extent: Array, first_values: Array) -> tuple[Array, Array]:
 
     That is the range of the fitting runs' values, of all tests together, and of the roll-out's own given values,
     widened on both sides by the former (by 1 if they never change). Beyond, a linear recurrence says nothing of the
-    metric any more.
+    metric any more. What is never negative there, such as losses, does not become so.
 
     Args:
         extent: [2], see `extent_of`.
@@ -80,7 +80,9 @@ def bounds(extent: Array, first_values: Array) -> tuple[Array, Array]:
     """
     low, high = extent
     reach = (high - low) or 1.0
-    return np.minimum(first_values.min(axis=1), low) - reach, np.maximum(first_values.max(axis=1), high) + reach
+    least = np.minimum(first_values.min(axis=1), low)
+    floor = np.where(least < 0, least - reach, np.maximum(least - reach, 0.0))
+    return floor, np.maximum(first_values.max(axis=1), high) + reach
 
 
 def confine(values: Array, start: int, extent: Array) -> Array:
@@ -94,9 +96,12 @@ def confine(values: Array, start: int, extent: Array) -> Array:
 
 
 def warn_of_confined(simulator: Simulator, simulated: Array, what: str) -> None:
-    """Say how many of a simulator's roll-outs, [runs, steps + 1, tests], would have left the `bounds`."""
+    """Say how many of a simulator's roll-outs, [runs, steps + 1, tests], would have left the `bounds`.
+
+    Those that end at 0 do not count: a metric may well be 0.
+    """
     low, high = bounds(simulator.extent, simulated[:, : simulator.start])
-    confined = ((simulated <= low[:, None]) | (simulated >= high[:, None])).any(axis=1)
+    confined = (((simulated <= low[:, None]) & (simulated != 0)) | (simulated >= high[:, None])).any(axis=1)
     if confined.any():
         log.warning(
             "%s: %d of %d roll-outs went farther from what the fitting runs measured than its whole range, and were "

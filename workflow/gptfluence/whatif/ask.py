@@ -416,13 +416,13 @@ class WhatIf:
         return self.engine.shares(numbers, [len(batch) for batch in batches], len(self.train))
 
     def _impossible(self, values: Array) -> tuple[str, ...]:
-        """Say if values, [runs, steps + 1, tests], are none that the metric can have."""
-        top = {"loss": np.inf, "bleu": 100.0, "rouge_l": 1.0}[self.metric]
-        beyond = ((values < 0) | (values > top)).any(axis=1)
+        """Say if values, [runs, steps + 1, tests], are none that the metric has in a run."""
+        beyond = {"loss": values <= 0, "bleu": values > 100, "rouge_l": values > 1}[self.metric].any(axis=1)
         if not beyond.any():
             return ()
-        return (f"{beyond.sum()} of {beyond.size} trajectories leave what {self.metric} can be: here the simulator "
-                "extrapolates, and promises too much or too little",)  # fmt: skip
+        leave = "reach 0" if self.metric == "loss" else f"leave what {self.metric} can be"
+        return (f"{beyond.sum()} of {beyond.size} trajectories {leave}: here the simulator extrapolates, and promises "
+                "too much",)  # fmt: skip
 
     def _notes(self, curriculum: Curriculum, distance: float | None) -> tuple[str, ...]:
         notes, name = [], curriculum.name

@@ -404,7 +404,9 @@ export class Simulator {
     const reach = high - low || 1;
     for (let x = first.length; x < values.length; x++) {
       const given = first[x % first.length];
-      values[x] = Math.min(Math.max(values[x], Math.min(given, low) - reach), Math.max(given, high) + reach);
+      const least = Math.min(given, low);
+      const floor = least < 0 ? least - reach : Math.max(least - reach, 0);
+      values[x] = Math.min(Math.max(values[x], floor), Math.max(given, high) + reach);
     }
   }
 
