@@ -293,6 +293,7 @@ def test_a_ceiling_replays_the_runs_that_are_fitted_on(raw_params: dict[str, Any
         steps = design.refit_spec(group, metric)["own_steps"]
         assert bool(steps) == (metric == "loss" and group.startswith("fine_tuning"))
         assert without.refit_spec(group, metric)["own_steps"] == []
+        assert design.refit_spec(group, metric)["own_losses"] == (metric != "loss")
         replayed = {row["run_id"] for job in design.replay_jobs() if design.replays_file(job) in steps
                     for row in design.replay_spec(job)["runs"]}  # fmt: skip
         assert not steps or {run.run_id for run in design.groups[group].runs

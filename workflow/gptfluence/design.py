@@ -765,7 +765,9 @@ class Design:
         named = {*self.params.baselines.trivial, *self.params.variants, *scores.learning.methods}
         methods = [name for name in self.methods if name in named]
         splits = ("fit", "validate", "held_out", "unseen")
-        return self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits) | {
+        spec = self._group_spec(group, metric, (*splits, "subset") if metric == "loss" else splits)
+        with_losses = all("loss" in self.params.metrics(task) for task in spec["test_tasks"])
+        return spec | {
             "methods": {
                 name: self._method_spec(group, self.methods[name])
                 | {
@@ -781,6 +783,7 @@ class Design:
             "schedules": self._schedules_spec(group) if metric == "loss" else {},
             "elsewhere": self._elsewhere_spec(group, metric),
             "own_steps": self.own_steps_of(group) if metric == "loss" else [],
+            "own_losses": metric in SAMPLED and with_losses,
             "judging": self._judging(),
             "code": code_digest("scores.simulators"),
         }

@@ -3,11 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from gptfluence.attribution.effects_file import write_effects
 from gptfluence.errors import UserError
-from gptfluence.io import read_provenance
+from gptfluence.io import read_provenance, write_parquet
 from gptfluence.scores import measures
 from gptfluence.scores.curves import list_curves, read_curves
 from gptfluence.scores.simulators import SCHEMA, judge_simulators, refit_simulators
@@ -35,7 +36,7 @@ def make_spec(folder: Path, metric: str = "loss", splits: tuple[str, ...] = SPLI
     persistence = FILES | {"settings": {"kind": "persistence"}, "learning": False}
     group["elsewhere"] = {"groups": [], "methods": {}}
     group["unseen_tests"] = {"predicted_curve": predicted, "persistence": persistence, "gradient_response": response}
-    group["schedules"], group["own_steps"] = {}, []
+    group["schedules"], group["own_steps"], group["own_losses"] = {}, [], False
     judging = {"runs": [2, 3, 5, 8, 99], "draws": 3, "seed": 0, "folds": 2, "intervals": [3, 50], "tests": [1, 9]}
     return group | {"judging": judging | BOOTSTRAP}
 
@@ -107,6 +108,56 @@ def test_own_steps_that_tell_all_leave_nothing_to_explain(spec: dict[str, Any], 
     key = ("gradient_response", "own_gradients", "", 0)
     assert rows[*key, "skill"]["value"] > 0.9 > rows["gradient_response", "whole", "", 0, "skill"]["value"]
     assert ("gradient_response", "own_gradients", "", 0, "skill") in judge({}, tmp_path, "unseen_train")
+
+
+@pytest.mark.parametrize("noise", [0.0, 100.0])
+def test_texts_that_losses_tell_of(tmp_path: Path, noise: float) -> None:
+    """BLEU falls as the loss rises, for each test by another multiple; with much noise losses say next to nothing."""
+    spec = make_spec(tmp_path, "bleu")
+    generator = np.random.default_rng(5)
+    for run in spec["runs"]:
+        path = Path(run["shard"])
+        table, provenance = pq.read_table(path), read_provenance(path)
+        losses = generator.uniform(1, 2, len(table)).astype(np.float32)
+        slope = 1.0 + np.arange(len(table)) % 5  # tests of a step lie one behind the other
+        bleu = (50 - slope * losses + noise * generator.normal(size=len(table))).astype(np.float32)
+        for name, values in (("loss", losses), ("bleu", bleu)):
+            table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+        write_parquet(path, table.replace_schema_metadata(None), provenance)
+    spec |= {"own_losses": True, "methods": {"mean_curve": spec["methods"]["mean_curve"]}, "unseen_tests": {}}
+    rows = judge(spec, tmp_path)
+    known = rows["mean_curve", "own_losses", "", 0, "skill"]["value"]
+    if not noise:
+        assert known > 0.99  # the weakest ridge is strong enough to take a hundredth
+        assert judge(spec, tmp_path, "unseen_train")["mean_curve", "own_losses", "", 0, "skill"]["value"] > 0.99
+    else:
+        assert abs(known) < 0.1
+    fitted, held_out = (
+        [load_group(chosen_runs(spec | FILES | {"metric": metric}, *splits)).dynamics for metric in ("loss", "bleu")]
+        for splits in (("fit", "validate"), ("held_out",))
+    )
+    fit = ~fitted[0].validate
+    errors = {}
+    for strength in (0.01, 0.1, 1.0, 10.0, 100.0):
+        per_test = []
+        mean_square = np.mean([
+            np.square(fitted[0].values[fit, :, z] - fitted[0].values[fit, :, z].mean(axis=0)).sum() for z in range(5)
+        ])  # fmt: skip
+        for z in range(5):
+            loss, bleu = (of_metric.values[:, :, z] - of_metric.values[fit, :, z].mean(axis=0) for of_metric in fitted)
+            x, y = np.append(loss[fit].ravel(), np.sqrt(strength * mean_square)), np.append(bleu[fit].ravel(), 0)
+            (slope,) = np.linalg.lstsq(x[:, None], y, rcond=None)[0]
+            other, truth = (
+                held.values[:, :, z] - of_metric.values[fit, :, z].mean(axis=0)
+                for held, of_metric in zip(held_out, fitted, strict=True)
+            )
+            per_test.append((
+                np.square(bleu[~fit] - slope * loss[~fit]).sum(), np.square((slope * other - truth)[:, 1:]).mean()
+            ))  # fmt: skip
+        errors[sum(validation for validation, _ in per_test)] = [error for _, error in per_test]
+    best = errors[min(errors)]
+    expected = (np.mean(best[:3]) + np.mean(best[3:])) / 2  # tasks weigh alike
+    assert rows["mean_curve", "own_losses", "", 0, "all_steps_mse"]["value"] == pytest.approx(expected, rel=1e-6)
 
 
 def by_hand(spec: dict[str, Any], settings: dict[str, Any]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from gptfluence.paper.choices import list_choosers, read_choices
 from gptfluence.paper.names import ATTRIBUTION, METHODS, METRICS, REPLAYED, SCENARIOS, SETTINGS, TASKS, list_attribution
 from gptfluence.paper.simulators import read_learning, read_unseen, read_variants
 from gptfluence.report.grid import counted, listed, print_score
-from gptfluence.scores.words import CEILING, OWN_GRADIENTS
+from gptfluence.scores.words import CEILING, OWN_GRADIENTS, OWN_LOSSES
 from gptfluence.words import AVERAGE, CHOSEN_RUNS, COVERAGES, LEVELS, RANDOM, RUNS, WHOLE
 
 Rows = list[dict[str, Any]]
@@ -247,6 +247,12 @@ def parts(simulators: str) -> list[str]:
             own = {row["variant"]: row for row in rows if row["method"] == method}
             whole = own.pop(WHOLE, None)
             ceiling = own.pop(OWN_GRADIENTS, None)
+            moved = own.pop(OWN_LOSSES, None)
+            if moved is not None:
+                sentences.append(
+                    f"{where}: {METHODS.get(method, method).lower()} moved by the losses of the very run would have "
+                    f"{print_score(moved)}."
+                )
             if whole is not None and ceiling is not None:
                 sentences.append(
                     f"{where}: {METHODS.get(method, method)} has {print_score(whole)}; given gradients of every step "

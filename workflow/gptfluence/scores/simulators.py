@@ -10,6 +10,8 @@ Methods are fitted again and judged on the held-out runs
 - on few tests of each task, judged on tests that no fit has read;
 - with what gradients say of each step of the very run that is simulated, in place of kernels: what the best kernels
   could lead to, where replays of all runs were asked for;
+- with the losses of the very run, for what its sampled texts are worth: what a simulator that knew all of its losses
+  could say of them;
 - on unseen data: training examples of a pool that no fitting run drew from, tests that no fit has read (a share of each
   task's at a time), or both;
 - under other schedules (learning rates, batches, what the rate does over a run): one fit on the runs of all, or of all
@@ -44,7 +46,7 @@ from gptfluence.scores import measures
 from gptfluence.scores.curves import ExampleRun, list_curves, read_curves, write_curves
 from gptfluence.scores.measures import Score, resample_counts
 from gptfluence.scores.simulations import Simulations
-from gptfluence.scores.words import ELSEWHERE, OWN_GRADIENTS, OWN_STEPS
+from gptfluence.scores.words import ELSEWHERE, OWN_GRADIENTS, OWN_LOSSES, OWN_STEPS
 from gptfluence.simulators.base import Array, Curricula, Dynamics, Features, Kernels, Part, Simulator
 from gptfluence.simulators.data import GroupData, load_group, read_features
 from gptfluence.simulators.files import load_simulator
@@ -165,10 +167,11 @@ def refit_simulators(spec: dict[str, Any], output: Path, curves_output: Path) ->
             held_out}) and methods (as there); elsewhere (methods: the same but for learning; groups: group, task, runs,
             train_tasks and train_size, each of a group of the same model in the other scenario, and rows: where its
             training examples are among the fitted group's, as stretches of [first, last, row of the first]; both empty
-            where there are none); own_steps (paths of replays of all of these runs but those on subsets, or none); and
-            judging: runs (numbers of fitting runs), draws (of each), seed, intervals (of steps), tests (numbers of
-            tests of each task), folds (in how many parts tests are unseen; if a task has fewer tests: one at a time),
-            bootstrap_samples, bootstrap_seed, confidence.
+            where there are none); own_steps (paths of replays of all of these runs but those on subsets, or none);
+            own_losses (bool: whether to judge what losses tell of this metric); and judging: runs (numbers of fitting
+            runs), draws (of each), seed, intervals (of steps), tests (numbers of tests of each task), folds (in how
+            many parts tests are unseen; if a task has fewer tests: one at a time), bootstrap_samples, bootstrap_seed,
+            confidence.
         output: Parquet, see `SCHEMA`.
         curves_output: Parquet, trajectories of unseen tests on the first held-out and the first unseen run; see
             `scores.curves`.
@@ -202,6 +205,12 @@ def _rows(group: dict[str, Any], scores: dict[Key, list[_Scores]], confidence: f
     return rows
 
 
+_JUDGED = {"seen": "held_out", "unseen_train": "unseen"}
+"""Setting to the split of the runs that are judged in it."""
+
+_SLOPE_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+
 class Key(NamedTuple):
     """Which fit a score is of; see `SCHEMA`."""
 
@@ -221,7 +230,7 @@ def _judge_group(
     more = _load(group, "subset") if "subset" in splits else None
     curve = fitted.dynamics.values[~fitted.dynamics.validate].mean(axis=0)
     judges = {}
-    for setting, split in {"seen": "held_out", "unseen_train": "unseen"}.items():
+    for setting, split in _JUDGED.items():
         if split in splits:
             runs, seed = _load(group, split), [settings["bootstrap_seed"], int(digest([group["group"], setting]), 16)]
             judges[setting] = _Judge(runs, curve, resample_counts(len(runs.runs), settings["bootstrap_samples"], seed))
@@ -246,6 +255,8 @@ def _judge_group(
                 scores.setdefault(key, []).append(_score(simulator, judges["seen"]))
         if group["own_steps"] and method["settings"]["kind"] == GradientResponse.kind:
             scores |= _judge_given_own_steps(group["own_steps"], name, method["settings"], features, fitted, judges)
+    if group["own_losses"]:
+        scores |= _judge_given_losses(group, fitted, judges)
     if min(fitted.sizes) > 1:
         unseen, curves = _judge_unseen_tests(group, settings, fitted, judges)
         scores |= unseen
@@ -285,6 +296,30 @@ def _judge_given_own_steps(
     for setting, judge in judges.items():
         known = judge._replace(runs=replace(judge.runs, curricula=curricula(judge.runs.runs)))
         found[Key(setting, name, OWN_GRADIENTS)] = [_score(simulator, known)]
+    return found
+
+
+def _judge_given_losses(
+    group: dict[str, Any], fitted: GroupData, judges: dict[str, _Judge]
+) -> dict[Key, list[_Scores]]:
+    """Return the scores of the mean curve, moved as the losses of the very run are.
+
+    What a run differs by from the mean is a multiple of what its loss differs by, for each test another: a ridge, whose
+    strength (in units of the mean over tests of the loss's sum of squares) the validation runs choose.
+    """
+    losses = _load(group | {"metric": "loss"}, "fit", "validate").dynamics.values
+    fit = ~fitted.dynamics.validate
+    centre = losses[fit].mean(axis=0)
+    apart, own = losses - centre, fitted.dynamics.values - fitted.dynamics.values[fit].mean(axis=0)
+    squares = np.einsum("rsz,rsz->z", apart[fit], apart[fit])
+    products = np.einsum("rsz,rsz->z", apart[fit], own[fit])
+    # Where losses never differ, products are 0, too.
+    slopes = [products / (squares + strength * (squares.mean() or 1.0)) for strength in _SLOPE_STRENGTHS]
+    slope = min(slopes, key=lambda slope: float(np.square(own[~fit] - slope * apart[~fit]).sum()))
+    found = {}
+    for setting, judge in judges.items():
+        losses = _load(group | {"metric": "loss"}, _JUDGED[setting]).dynamics.values
+        found[Key(setting, "mean_curve", OWN_LOSSES)] = [judge.score(judge.reference + slope * (losses - centre), None)]
     return found
 
 
@@ -426,7 +461,7 @@ def _judge_elsewhere(group: dict[str, Any], settings: dict[str, Any], fitted: Gr
         there = group | {"test_tasks": [other["task"]]} | own
         curve = _load(there, "fit").dynamics.values.mean(axis=0)
         splits = {run["split"] for run in other["runs"]}
-        for setting, split in {"seen": "held_out", "unseen_train": "unseen"}.items():
+        for setting, split in _JUDGED.items():
             if split in splits:
                 loaded = _load(there, split)
                 runs = replace(loaded, curricula=_in_rows(loaded.curricula, other))

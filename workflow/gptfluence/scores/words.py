@@ -11,5 +11,11 @@ ELSEWHERE = "elsewhere_"
 OWN_GRADIENTS = "own_gradients"
 """Variant of a method that is given, in place of kernels, gradients of every step of the very run that it simulates."""
 
+OWN_LOSSES = "own_losses"
+"""Variant of the mean curve, of what sampled texts are worth, that is given the losses of the very run."""
+
+GIVEN = (OWN_GRADIENTS, OWN_LOSSES)
+"""Variants that cannot be had without training the run: ceilings, and no competitors."""
+
 OWN_STEPS = {"sgd": "tracin", "adamw": "tracin_adamw"}
 """Which replay says so, for each gradient kernel."""

@@ -10,7 +10,7 @@ from gptfluence.paper.averages import Rows, average_groups
 from gptfluence.paper.names import METHODS, METRICS, SCENARIOS, SETTINGS, sort_methods
 from gptfluence.paper.simulators import read_learning, read_schedules, read_unseen, read_variants
 from gptfluence.paper.tables.page import Block, Page, is_best, make_lines
-from gptfluence.scores.words import OWN_GRADIENTS
+from gptfluence.scores.words import GIVEN, OWN_GRADIENTS, OWN_LOSSES
 from gptfluence.words import (
     AVERAGE,
     CHOSEN_RUNS,
@@ -50,11 +50,10 @@ def make_page(spec: dict[str, Any]) -> Page:
     unseen = _average(read_unseen(spec["simulators"]))
     schedules = _average(read_schedules(spec["simulators"]))
     column = ("scenario", "metric", "setting", "measure")
-    # What is given the run's own gradients is no competitor.
-    known = [row for row in [*variants, *unseen] if row["variant"] != OWN_GRADIENTS]
+    known = [row for row in [*variants, *unseen] if row["variant"] not in GIVEN]
     for row in [*variants, *unseen]:
         same = [other for other in known if all(other[key] == row[key] for key in column)]
-        row["bold"] = row["variant"] != OWN_GRADIENTS and is_best(row, same)
+        row["bold"] = row["variant"] not in GIVEN and is_best(row, same)
     for row in schedules:
         same = [other for other in schedules if all(other[key] == row[key] for key in (*column, "variant"))]
         row["bold"] = is_best(row, same)
@@ -208,6 +207,9 @@ def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows, s
     if any(row["variant"] == OWN_GRADIENTS for row in variants):
         notes.append("Own gradients: given, in place of kernels, what gradients say of each step of the very run that "
                      "is simulated, which cannot be had without training it: a ceiling.")  # fmt: skip
+    if any(row["variant"] == OWN_LOSSES for row in variants):
+        notes.append("Own losses: the mean curve, moved by what the very run's loss differs by from its own mean curve, "
+                     "times a number for each test: what one could say of sampled texts who knew all losses of the run.")  # fmt: skip
     if schedules:
         notes.append(
             "Schedules: other learning rates, batches, and courses of the rate, in one fit with the scenario's own; or "
