@@ -208,8 +208,9 @@ def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows, s
         notes.append("Own gradients: given, in place of kernels, what gradients say of each step of the very run that "
                      "is simulated, which cannot be had without training it: a ceiling.")  # fmt: skip
     if any(row["variant"] == OWN_LOSSES for row in variants):
-        notes.append("Own losses: the mean curve, moved by what the very run's loss differs by from its own mean curve, "
-                     "times a number for each test: what one could say of sampled texts who knew all losses of the run.")  # fmt: skip
+        notes.append("Own losses: the mean curve, moved by what the very run's loss differs by from its own mean "
+                     "curve, times a number for each test: what one could say of sampled texts who knew the losses of "
+                     "all steps.")  # fmt: skip
     if schedules:
         notes.append(
             "Schedules: other learning rates, batches, and courses of the rate, in one fit with the scenario's own; or "
