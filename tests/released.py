@@ -97,14 +97,14 @@ def _sample(task: str, part: str, number: int) -> dict[str, Any]:
     return {"id": number, "input": f"{context} word{number}", "context": context, "unknown": [1, {"a": None}]}
 
 
-def write_preprocessed(root: Path, run: MadeUp, folder: str | None = None) -> Path:
-    """Write a run as its trajectories; the tests of the mixture are numbered through."""
+def write_preprocessed(root: Path, run: MadeUp, folder: str | None = None, numbered_through: bool = False) -> Path:
+    """Write a run as its trajectories; the tests of the mixture are numbered through, those of others if asked for."""
     place = root / "runs" / (folder or run.task) / run.name
     _write(place / "train_samples_id.json", [{"step": s, "samples_id": b} for s, b in enumerate(run.batches, 1)])
     for metric in METRICS:
         rows = []
         for (task, measured), values in run.values.items():
-            first = OFFSETS[task] if run.task == "flan" else 0
+            first = OFFSETS[task] if run.task == "flan" or numbered_through else 0
             for test, curve in enumerate(values.T if measured == metric else []):
                 points = [{"step": s, "loss": float(value)} for s, value in enumerate(curve, 1)]
                 rows.append({"id": first + test, "loss_trajectory": points})

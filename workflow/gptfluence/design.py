@@ -850,13 +850,10 @@ class Design:
     @staticmethod
     def _known_splits(other: Group, placed: Mapping[str, Sequence[tuple[int, int, int]]]) -> tuple[str, ...]:
         """Return the fitting runs, for their mean curve, and which splits train on examples that a mixture has, too."""
-        known = {"fit"} | {
-            run.split
-            for run in other.runs
-            if run.split in ("held_out", "unseen")
-            and place(run.first_example, run.pool_size, placed[other.train_tasks[0]]) is not None
-        }
-        return tuple(sorted(known))
+        stretches = placed[other.train_tasks[0]]
+        runs = [run for run in other.runs if run.split in ("held_out", "unseen")]
+        lacking = {run.split for run in runs if place(run.first_example, run.pool_size, stretches) is None}
+        return tuple(sorted({"fit", *(run.split for run in runs)} - lacking))
 
     def _unseen_tests_spec(self, group: str) -> dict[str, Any]:
         """Return the methods that are judged on unseen tests, behind the curve that is all one knows there."""

@@ -56,6 +56,17 @@ def test_examples_are_told_by_long_targets_too_and_by_short_texts_not_at_all() -
     assert find_stretches(short, short) == []
 
 
+def test_a_line_of_all_prompts_tells_nothing() -> None:
+    a = {i: (f"Translate this sentence from German to English, please:\nIch {i}.\n", "I am") for i in range(40)}
+    assert find_stretches(a, dict(a)) == []
+
+
+def test_no_two_stretches_are_the_same_examples_of_the_mixture() -> None:
+    a = texts(40, 1)
+    twice = a | {40 + i: text for i, text in a.items()}
+    assert find_stretches(twice, mix(a)) == [Stretch(0, 39, 0)]
+
+
 def test_too_few_that_agree_are_no_stretch() -> None:
     a = texts(40, 1)
     mixture = mix(a)

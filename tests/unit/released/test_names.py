@@ -37,6 +37,7 @@ def test_runs_are_told_by_their_names() -> None:
     assert unseen.for_mixture is False
     single = told("flan_ood", "rte-ood", "pythia-410m-deduped", "5e-07", "", 3)
     assert (single.kind, single.task, single.unseen, single.for_mixture) == ("fine_tuning", "rte", True, True)
+    assert told("flan", "rte", "pythia-410m-deduped", "5e-07", "", 3).kind == "other"  # on the own pool
     assert (
         told("dataset_debug_sst2", "sst2-dataset-debug-is-mislabelled", "pythia-410m", "1e-06", "", 3).kind == "other"
     )

@@ -94,6 +94,20 @@ def test_ids_of_single_tasks_may_be_those_of_the_mixture(
     assert not plan.left_out
 
 
+@pytest.mark.parametrize("stretches", [[], [[0, 11, 12], [13, 23, 25]]])
+def test_a_run_whose_ids_are_of_no_known_example_is_left_out_alone(
+    report: dict[str, Any], stretches: list[list[int]]
+) -> None:
+    run = copy.deepcopy(seed(report, "rte", 1))
+    run |= {"folder": "runs/flan_ood/x", "seed": 3, "unseen": True, "for_mixture": True}
+    run["batches"] |= {"least": 60, "greatest": 71}
+    report["runs"]["single"] = run
+    report["mixed"]["rte"] = stretches
+    plan = plan_of(report)
+    assert plan.left_out == {"runs/flan_ood/x": "its training ids, 60 to 71, are of no known example"}
+    assert numbers(plan, RTE) == {"fit": [1, 2], "validate": [3], "held_out": [10, 11], "unseen": [1, 2]}
+
+
 def test_a_run_that_is_there_with_the_ids_of_the_mixture_too_is_taken_once(report: dict[str, Any]) -> None:
     stem, run = next((stem, run) for stem, run in report["runs"].items() if run["unseen"])
     report["runs"]["a"] = run | {"folder": "runs/flan_ood/x", "for_mixture": True, "batches": run["batches"]}

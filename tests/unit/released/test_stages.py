@@ -14,9 +14,10 @@ from gptfluence.errors import UserError
 from gptfluence.io import read_parquet, read_provenance, write_json
 from gptfluence.params import load_params
 from gptfluence.released.importing import import_release
+from gptfluence.released.stages import import_curricula
 from gptfluence.scores.measures import whole_steps
 from gptfluence.simulators.data import load_group
-from released import OFFSETS, POOL, make_release, scale
+from released import MIXED, OFFSETS, POOL, make_release, make_run, scale, write_preprocessed
 
 
 @pytest.fixture
@@ -136,6 +137,47 @@ def test_methods_that_need_a_gpt_are_left_out_and_said_so(folder: Path, raw_para
     assert "notes" not in make_design(load_params(raw_params | {"scale": "nano"}, Path("params.yaml"))).table_spec(
         "table_1"
     )
+
+
+def test_simulators_of_the_mixture_are_judged_on_runs_of_single_tasks(folder: Path, raw_params: dict[str, Any]) -> None:
+    make_release(folder / "r")
+    single = make_run("webnlg", 1, unseen=True)
+    own = [list(batch) for batch in single.batches]
+    single.batches = [[MIXED["webnlg"][1] + i for i in batch] for batch in single.batches]
+    write_preprocessed(folder / "r", single, "flan_ood", numbered_through=True)
+    report = import_release(folder / "r", Path("data/own/gptdynamics"), OFFSETS)
+    design = design_of(raw_params)
+    mixture = "instruction_tuning-pythia-410m-mixture"
+    others = {other["task"]: other for other in design.refit_spec(mixture, "loss")["elsewhere"]["groups"]}
+    assert {task: other["rows"] for task, other in others.items()} == {
+        "rte": [[0, 23, 12]], "webnlg": [[0, 11, 0], [12, 23, 36]]
+    }  # fmt: skip
+    assert {other["train_size"] for other in others.values()} == {24}
+    assert design.refit_spec(mixture, "loss")["train_size"] == 48  # with the unseen ones of both tasks
+    for other in others.values():
+        assert {run["split"] for run in other["runs"]} == {"fit", "held_out", "unseen"}
+    # The run with the mixture's ids: its examples and its tests are those of the task.
+    (run,) = (run for run in design.runs.values() if run.group.endswith("webnlg") and run.split == "unseen")
+    import_curricula({"runs": [run.row()], "released": "data/own/gptdynamics"}, folder)
+    table = read_parquet(folder / Path(run.curriculum).name)
+    assert table["example"].to_numpy().reshape(-1, 2).tolist() == [[12 + i for i in batch] for batch in own]
+    found = report["runs"][run.stem]
+    assert found["tests"]["webnlg"]["ids"] == 3 and found["tests"]["webnlg"]["whole"]
+    # Without a place in the mixture, or without one of all that is drawn from, it is not judged there.
+    path = folder / "data/own/gptdynamics/report.json"
+    for stretches, splits in (([], None), ([[0, 11, 0], [13, 23, 37]], {"fit", "held_out"})):
+        write_json(path, report | {"mixed": report["mixed"] | {"webnlg": stretches, "rte": []}})
+        others = design_of(raw_params).refit_spec(mixture, "loss")["elsewhere"]["groups"]
+        assert [{run["split"] for run in other["runs"]} for other in others] == ([splits] if splits else [])
+
+
+def test_an_import_of_an_earlier_version_is_to_be_made_again(folder: Path, raw_params: dict[str, Any]) -> None:
+    make_release(folder / "r")
+    report = import_release(folder / "r", Path("data/own/gptdynamics"), OFFSETS)
+    del report["mixed"]
+    write_json(folder / "data/own/gptdynamics/report.json", report)
+    with pytest.raises(UserError, match=r"earlier version's. Run gptfluence import again"):
+        design_of(raw_params)
 
 
 def test_names_depend_on_what_files_hold_and_not_on_where_they_stand(folder: Path, raw_params: dict[str, Any]) -> None:

@@ -180,6 +180,10 @@ def test_it_is_said_how_many_were_confined(caplog: pytest.LogCaptureFixture) -> 
     simulator.extent = np.array([0.0, 1.0])
     warn_of_confined(simulator, np.zeros((1, 4, 1)), "g bleu mine")  # as a metric may be
     assert not caplog.text
+    simulator.extent = np.array([0.5, 5.0])
+    warn_of_confined(simulator, np.array([[[1.0], [0.0]]]), "g loss mine")  # as no fitting run was
+    assert "g loss mine: 1 of 1 roll-outs" in caplog.text
+    caplog.clear()
     first = np.full((1, 1, 1), 7.0)  # given, and kept
     warn_of_confined(simulator, np.repeat(first, 5, axis=1), "g loss mine")
     assert not caplog.text

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,3 +80,16 @@ def test_stretches_of_steps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
                                   Change(np.array([], np.int64), np.zeros((0, 24)))]))  # fmt: skip
     np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
     np.testing.assert_allclose(found[0][1], run.values, rtol=1e-12)
+    nothing = Change(np.array([], np.int64), np.zeros((0, 24)))
+    np.testing.assert_allclose(run.changed([nothing] * 33), [run.values] * 33, rtol=1e-12)
+
+
+def test_one_fitting_run_tells_no_variance_and_answers_all_the_same() -> None:
+    dynamics, curricula, features = planted(runs=2, steps=12)
+    simulator = make_method("gradient_response", METHOD_SETTINGS["gradient_response"])
+    simulator.fit(replace(dynamics, validate=np.array([False, True])), curricula, features)
+    engine, first = make_engine(simulator), dynamics.values[0, :1]
+    run = engine.run(shares_of(engine, list(curricula.examples[0])), curricula.rates[0], first)
+    found = run.changed([Change(np.arange(12), shares_of(engine, list(curricula.examples[1])))])
+    expected = simulator.simulate(curricula.of(np.array([1])), first[None])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)

@@ -14,6 +14,7 @@ Text = tuple[str, str]
 """Prompt and target."""
 
 _DISTINCT = 20  # characters: a shorter line or target may be of several examples
+_SHARING = 5  # examples: a line or target of more of them is a template's, or an answer
 _AGREEING = 0.9  # of a stretch's examples
 
 
@@ -26,38 +27,49 @@ class Stretch(NamedTuple):
 
 
 def find_stretches(own: Mapping[int, Text], mixture: Mapping[int, Text]) -> list[Stretch]:
-    """Find a task's training examples among the mixture's, by id; in the order of the task's ids."""
-    shifts = {example: _shifts(example, text, mixture) for example, text in own.items()}
+    """Find a task's training examples among the mixture's, by id; in the order of the task's ids.
+
+    The stretch with the most agreeing texts is found first; no two have an example in common on either side.
+    """
+    shifts = _shifts(own, mixture)
     found: list[Stretch] = []
-    left = set(own)
+    left, free = set(own), set(mixture)
     while votes := Counter(shift for example in left for shift in shifts[example]):
-        shift = max(votes, key=lambda s: (votes[s], -s))
+        shift = max(votes, key=lambda s: (votes[s], -abs(s)))
         voters = [example for example in left if shift in shifts[example]]
         first, last = min(voters), max(voters)
         # Between the first and the last that agree, a few may be in other words.
         stretch = range(first, last + 1)
-        whole = left.issuperset(stretch) and all(example + shift in mixture for example in stretch)
+        whole = left.issuperset(stretch) and free.issuperset(example + shift for example in stretch)
         if whole and len(voters) >= _AGREEING * len(stretch):
             found.append(Stretch(first, last, first + shift))
             left -= set(stretch)
+            free -= {example + shift for example in stretch}
         for example in left:
             shifts[example].discard(shift)
     return sorted(found)
 
 
-def _shifts(example: int, text: Text, mixture: Mapping[int, Text]) -> set[int]:
-    """Return what would have to be added to an id, for each example of the mixture that has the same text in it."""
-    prompt, target = text
-    line = max((line.strip() for line in prompt.splitlines()), key=len, default="")
-    by_line, by_target = len(line) >= _DISTINCT, len(target) >= _DISTINCT
-    return {
-        other - example
-        for other, (around, answer) in mixture.items()
-        if (by_line and line in around) or (by_target and target.strip() == answer.strip())
-    }
+def _shifts(own: Mapping[int, Text], mixture: Mapping[int, Text]) -> dict[int, set[int]]:
+    """Return what would have to be added to each id, for each example of the mixture that has the same text in it."""
+    lines = {example: [line.strip() for line in prompt.splitlines()] for example, (prompt, _) in own.items()}
+    targets = {example: target.strip() for example, (_, target) in own.items()}
+    shared = Counter(line for of_example in lines.values() for line in set(of_example))
+    equal = Counter(targets.values())
+    found = {}
+    for example, of_example in lines.items():
+        line = max((line for line in of_example if shared[line] <= _SHARING), key=len, default="")
+        target = targets[example] if equal[targets[example]] <= _SHARING else ""
+        by_line, by_target = len(line) >= _DISTINCT, len(target) >= _DISTINCT
+        found[example] = {
+            other - example
+            for other, (around, answer) in mixture.items()
+            if (by_line and line in around) or (by_target and target == answer.strip())
+        }
+    return found
 
 
 def place(first: int, count: int, stretches: Iterable[tuple[int, int, int]]) -> int | None:
-    """Return the mixture's id of a task's example `first`, if the mixture has `count` of them from there on."""
+    """Return the mixture's id of a task's example `first`, if one stretch has `count` of them from there on."""
     found = (to + first - begin for begin, last, to in stretches if begin <= first and first + count - 1 <= last)
     return next(found, None)

@@ -97,8 +97,8 @@ class RunName:
         seed: None where the name has none.
         unseen: whether it trained on a pool that no other run draws from.
         learning_rate: None where the name has none.
-        for_mixture: whether it is one of the single tasks that the mixture's simulators are judged on: its ids may be
-            those of the mixture.
+        for_mixture: whether it is a run on one task that the mixture's simulators are judged on: its ids may be those
+            of the mixture.
     """
 
     kind: str
@@ -122,12 +122,13 @@ def parse_run_name(folder: PurePosixPath) -> RunName:
     base = base_task(task)
     known = base in TASK_NAMES and "dataset" not in name and "dataset" not in parent
     kind = "instruction_tuning" if base == MIXTURE else "fine_tuning"
+    for_mixture = base != MIXTURE and base_task(parent) == MIXTURE
     return RunName(
-        kind=kind if known else "other",
+        kind=kind if known and (unseen or not for_mixture) else "other",
         task=base,
         model=model[1].removesuffix("-deduped") if model else "",
         seed=int(seed[1]) if seed else None,
         unseen=unseen,
         learning_rate=float(rate[1]) if rate else None,
-        for_mixture=base != MIXTURE and base_task(parent) == MIXTURE,
+        for_mixture=for_mixture,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptfluence.params import Metric, ReleasedScale
-from gptfluence.released.mixed import Stretch
+from gptfluence.released.mixed import Stretch, place
 from gptfluence.released.names import MIXTURE
 
 Described = Mapping[str, Any]
@@ -95,7 +95,7 @@ def make_plan(report: Mapping[str, Any], settings: ReleasedScale, metrics_of: Ma
     for stem, run in sorted(report["runs"].items(), key=lambda item: (*_rank(item[1]), item[0])):
         folder, number = run["folder"], run["seed"]
         if run["kind"] == "other":
-            left_out[folder] = "on mislabelled data: not simulated"
+            left_out[folder] = "on mislabelled data, or on one task of the mixture's own pool: not simulated"
             continue
         if run["first"] is None or run["batches"]["first"] is None:
             left_out[folder] = "nothing was measured" if run["first"] is None else "what it trained on is not recorded"
@@ -163,14 +163,21 @@ def _group(
         return None
     pool = 1 + max(run["batches"]["greatest"] for _, run in seen)
     placed = _stretches(report)
+    texts = report["samples"].get(f"{task} train", {"examples": 0})["examples"]
+    offsets = {stem: _offset(run, settings, task, pool, texts, placed) for stem, run in unseen}
+    for stem, run in unseen:
+        if offsets[stem] is None:
+            left_out[run["folder"]] = (
+                f"its training ids, {run['batches']['least']} to {run['batches']['greatest']}, are of no known example"
+            )
+    unseen = [(stem, run) for stem, run in unseen if offsets[stem] is not None]
     members = []
     for i, ((stem, run), split) in enumerate(zip([*seen, *unseen], [*splits, *["unseen"] * len(unseen)], strict=True)):
         number = run["seed"] if run["seed"] is not None else 1 + i - (len(seen) if split == "unseen" else 0)
-        offset = _offset(run, settings.unseen_offsets.get(task, pool), placed.get(task, ())) if split == "unseen" else 0
-        members.append(Member(stem, split, number, offset, run))
-    texts = _lacking_texts(report["samples"], task, dict(tests), members)
-    if texts:
-        left_out[name] = texts
+        members.append(Member(stem, split, number, offsets.get(stem) or 0, run))
+    lacking = _lacking_texts(report["samples"], task, dict(tests), members)
+    if lacking:
+        left_out[name] = lacking
         return None
     return Planned(scenario, model, unit, task, dict(tests), metrics, first, last, batch, pool, tuple(members),
                    placed if task == MIXTURE else None)  # fmt: skip
@@ -238,23 +245,33 @@ def _splits(seeds: list[int | None], settings: ReleasedScale, unit: str) -> list
     return ["held_out" if i in held_out else "validate" if i in validate else "fit" for i in range(len(seeds))]
 
 
-def _offset(run: Described, first: int, stretches: Iterable[Stretch]) -> int:
-    """Return what is added to the ids of a run on unseen data.
+def _offset(
+    run: Described,
+    settings: ReleasedScale,
+    task: str,
+    pool: int,
+    texts: int,
+    placed: Mapping[str, tuple[Stretch, ...]],
+) -> int | None:
+    """Return what is added to the ids of a run on unseen data; None if they are of no known example.
 
-    They count from 0, or go on from those of the pool; or they are those of the mixture, moved by as much for each
-    task, whichever of its examples that meets.
+    They count from 0, or go on from those of the pool. Those of a run for the mixture's simulators may be the
+    mixture's, or what one number makes of them for every task, and then fall on examples of another one.
 
     Args:
-        first: id of the first unseen example.
-        stretches: of the task's examples among the mixture's.
+        pool: how many examples the pool has, as far as runs tell.
+        texts: how many training examples of the task are known.
     """
-    least: int = run["batches"]["least"]
-    unseen = next((s for s in stretches if s.first <= first <= s.last), None) if run["for_mixture"] else None
-    if unseen is None:
-        return first if least < first else 0
-    to = unseen.to + first - unseen.first
-    size = unseen.last + 1 - first
-    return first - to - (least - to) // size * size
+    least, greatest = run["batches"]["least"], run["batches"]["greatest"]
+    first = settings.unseen_offsets.get(task, pool)
+    offset = first if least < first else 0
+    if not run["for_mixture"] or greatest + offset < texts:
+        return offset if greatest + offset < texts else None
+    for name in sorted(placed, key=lambda name: name != task):
+        begin = place(settings.unseen_offsets.get(name, first), 1, placed[name])
+        if begin is not None and begin <= least and greatest + first - begin < texts:
+            return first - begin
+    return None
 
 
 def _lacking_texts(

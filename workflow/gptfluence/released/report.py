@@ -39,7 +39,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     """
     path = folder / REPORT
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        report = dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError:
         raise UserError(
             f"{path}: missing: the released runs are not imported yet. Run: gptfluence import PATH (of the release's "
@@ -47,6 +47,9 @@ def read_report(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}). Run gptfluence import again.") from None
+    if "mixed" not in report:
+        raise UserError(f"{path}: an earlier version's. Run gptfluence import again.")
+    return report
 
 
 def missing_runs(report: dict[str, Any]) -> dict[str, list[int]]:
@@ -118,6 +121,8 @@ def render_plan(plan: Plan, scale: str) -> str:
             for task, stretches in sorted((group.placed or {}).items())
             for s in stretches
         ]
+        lacking = [task for task, stretches in sorted((group.placed or {}).items()) if not stretches]
+        lines += [f"    training examples of {', '.join(lacking)} are not found in it"] * bool(lacking)
         lines += [f"    {m.found['folder']}: training ids moved by {m.offset}" for m in group.members if m.offset]
     left_out = Counter(plan.left_out.values())
     lines += ["", "Left out"]

@@ -208,7 +208,7 @@ def _rows(group: dict[str, Any], scores: dict[Key, list[_Scores]], confidence: f
 _JUDGED = {"seen": "held_out", "unseen_train": "unseen"}
 """Setting to the split of the runs that are judged in it."""
 
-_SLOPE_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+_SLOPE_STRENGTHS = (100.0, 10.0, 1.0, 0.1, 0.01)  # of equal ones the strongest is chosen
 
 
 class Key(NamedTuple):
@@ -505,11 +505,13 @@ def _judge_elsewhere(group: dict[str, Any], settings: dict[str, Any], fitted: Gr
 
 
 def _in_rows(curricula: Curricula, other: dict[str, Any]) -> Curricula:
-    """Return curricula of another group in the rows of the fitted one."""
+    """Return curricula of another group in the rows of the fitted one; all of its examples must have one."""
     rows = np.full(len(other["train_tasks"]) * other["train_size"], -1)
     for first, last, to in other["rows"]:
         rows[first : last + 1] = np.arange(to, to + last + 1 - first)
-    return replace(curricula, examples=rows[curricula.examples])
+    examples = rows[curricula.examples]
+    assert (examples >= 0).all(), f"{other['group']}: trains on examples that are in no row"
+    return replace(curricula, examples=examples)
 
 
 def _columns(fitted: GroupData, judge: _Judge) -> slice:

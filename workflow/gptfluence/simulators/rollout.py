@@ -68,7 +68,7 @@ def extent_of(*dynamics: Dynamics) -> Array:
 
 
 def bounds(extent: Array, first_values: Array) -> tuple[Array, Array]:
-    """Return between which values roll-outs stay, [runs, tests] each: three times the range of the fitting runs.
+    """Return between which values roll-outs stay, [runs, tests] each: up to three times the range of the fitting runs.
 
     That is the range of the fitting runs' values, of all tests together, and of the roll-out's own given values,
     widened on both sides by the former (by 1 if they never change). Beyond, a linear recurrence says nothing of the
@@ -98,10 +98,11 @@ def confine(values: Array, start: int, extent: Array) -> Array:
 def warn_of_confined(simulator: Simulator, simulated: Array, what: str) -> None:
     """Say how many of a simulator's roll-outs, [runs, steps + 1, tests], would have left the `bounds`.
 
-    Those that end at 0 do not count: a metric may well be 0.
+    Those at 0 do not count where fitting runs were at 0, too.
     """
     low, high = bounds(simulator.extent, simulated[:, : simulator.start])
-    confined = (((simulated <= low[:, None]) & (simulated != 0)) | (simulated >= high[:, None])).any(axis=1)
+    below = (simulated <= low[:, None]) & ((simulated != 0) | (simulator.extent[0] > 0))
+    confined = (below | (simulated >= high[:, None])).any(axis=1)
     if confined.any():
         log.warning(
             "%s: %d of %d roll-outs went farther from what the fitting runs measured than its whole range, and were "

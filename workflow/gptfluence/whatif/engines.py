@@ -77,6 +77,8 @@ class Engine(ABC):
 
         Args:
             examples: numbers, one batch behind the other.
+            sizes: how many each batch has.
+            train: how many examples there are.
         """
         found = np.zeros((len(sizes), train))
         rows = np.repeat(np.arange(len(sizes)), sizes)
@@ -362,7 +364,7 @@ class _Response(Run):
         rows = differing[at]
         indices = rows.indices + np.repeat(checkpoint * width, np.diff(rows.indptr))
         rows = csr_array((rows.data, indices, rows.indptr), (len(at), len(self._moved)))
-        products = (rows @ self._moved).reshape(len(at) * known.names, -1)
+        products = (rows @ self._moved).reshape(len(at) * known.names, self._moved.shape[1] // known.names)
         places = known.places[steps[at], checkpoint][:, None] + np.arange(known.names)
         slopes = [np.einsum("ij,ij->i", shares - own, slope[steps]) for slope in self._slopes]
         ends = np.cumsum([0, *np.bincount(number[at], minlength=len(changes))]) * known.names
@@ -482,7 +484,7 @@ class _ShareResponses:
         ]  # fmt: skip
         self.ends = [at_end.reshape(checkpoints, steps * self.names, -1) for at_end in ends]
         kept = np.repeat(meets.ravel(), self.names)
-        self.replicas = [total[1:].reshape(len(total) - 1, -1, steps)[:, kept] for total in whole]
+        self.replicas = [total[1:].reshape(len(total) - 1, len(kept), steps)[:, kept] for total in whole]
 
     @cached_property
     def pairs(self) -> list[Array]:

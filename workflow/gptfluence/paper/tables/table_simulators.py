@@ -210,7 +210,7 @@ def _notes(spec: dict[str, Any], variants: Rows, learning: Rows, unseen: Rows, s
     if any(row["variant"] == OWN_LOSSES for row in variants):
         notes.append("Own losses: the mean curve, moved by what the very run's loss differs by from its own mean "
                      "curve, times a number for each test: what one could say of sampled texts who knew the losses of "
-                     "all steps.")  # fmt: skip
+                     "all steps: a ceiling, too.")  # fmt: skip
     if schedules:
         notes.append(
             "Schedules: other learning rates, batches, and courses of the rate, in one fit with the scenario's own; or "

@@ -108,7 +108,7 @@ def _notes(spec: dict[str, Any], table: str, ours: Frame, model: str) -> list[st
         "Bold: the best of a setting, and those within its bootstrap interval over runs.",
         paper,
     ]  # fmt: skip
-    if table == "table_12":
+    if any(row["setting"].startswith(ELSEWHERE) for row in ours):
         notes.append(
             "The paper fits on mixtures and judges on runs of single tasks, whose batches are half as large, with "
             "other learning rates and prompts: that is what its numbers stand beside, below. Where factors are summed "
