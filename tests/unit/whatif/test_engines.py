@@ -93,3 +93,12 @@ def test_one_fitting_run_tells_no_variance_and_answers_all_the_same() -> None:
     found = run.changed([Change(np.arange(12), shares_of(engine, list(curricula.examples[1])))])
     expected = simulator.simulate(curricula.of(np.array([1])), first[None])
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_rows_are_counted_before_they_are_made() -> None:
+    """A share of step s meets the kernels of every checkpoint that is not past then."""
+    dynamics, curricula, features = planted(runs=6, steps=12)
+    simulator = make_method("gradient_response", METHOD_SETTINGS["gradient_response"])
+    simulator.fit(dynamics, curricula, features)
+    found = engines._ShareResponses(simulator, curricula.rates[0])
+    assert engines._count_rows(simulator, 12) == len(found.pairs[0]) == found.replicas[0].shape[1]

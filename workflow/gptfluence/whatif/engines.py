@@ -314,13 +314,13 @@ class _Response(Run):
 
     def changed(self, changes: Sequence[Change]) -> Array:
         found = np.empty((len(changes), *self.values.shape))
-        known = self._engine.share_responses(self._rates)
-        if known.rows**2 > MOST_PAIRS:
+        if _count_rows(self._engine.simulator, len(self._rates)) ** 2 > MOST_PAIRS:
             for values, change in zip(found, changes, strict=True):
                 shares = self._shares.copy()
                 shares[change.steps] = change.shares
                 values[:] = self._engine.run(shares, self._rates, self._first).values
             return found
+        known = self._engine.share_responses(self._rates)
         for start in range(0, len(changes), TOGETHER):
             some = changes[start : start + TOGETHER]
             parts = self._parts(known, some)
@@ -422,8 +422,14 @@ class _Part(NamedTuple):
 def _as_slice(chosen: NDArray[np.bool_]) -> slice:
     """Return where the chosen tests are; those of a task follow each other."""
     numbers = np.flatnonzero(chosen)
-    assert numbers[-1] - numbers[0] + 1 == len(numbers)
+    assert numbers[-1] - numbers[0] + 1 == len(numbers), "tests of a task are not one behind the other"
     return slice(int(numbers[0]), int(numbers[-1]) + 1)
+
+
+def _count_rows(simulator: GradientResponse, steps: int) -> int:
+    """Return how many rows `_ShareResponses` has."""
+    kernels = simulator.responses.kernels
+    return int(np.append(kernels.steps[1:], steps).sum()) * len(kernels.values)
 
 
 class _ShareResponses:
@@ -439,7 +445,6 @@ class _ShareResponses:
         main: by task and checkpoint [steps x names, stop - start], weighed with the weights.
         ends: by task and checkpoint [steps x names, decays], what is left in its last step, for each decay.
         powers: [steps + 1, decays], what is left of a response after some steps.
-        rows: how many there are.
         places: [steps, checkpoints], the first row; -1: the checkpoint is past.
         replicas: by task [replicas, rows, steps], with the deviations of the replicas' weights.
     """
@@ -454,7 +459,6 @@ class _ShareResponses:
                           for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]  # fmt: skip
         self.bounds = np.concatenate([of_checkpoint[1:] for of_checkpoint in self.stretches])
         meets = np.arange(steps)[:, None] < stops
-        self.rows = int(meets.sum()) * self.names
         self.places = np.where(meets, (np.cumsum(meets).reshape(meets.shape) - 1) * self.names, -1)
         self.powers = np.power(responses.decays, np.arange(steps + 1)[:, None])
         weights = [np.concatenate([simulator.weights[task][None], simulator.deviations(task)])
@@ -491,7 +495,7 @@ class _ShareResponses:
         """By task the products of rows, summed over replicas and steps, [rows, rows]."""
         found = []
         for replicas in self.replicas:
-            together = replicas.transpose(1, 0, 2).reshape(self.rows, -1)
+            together = replicas.transpose(1, 0, 2).reshape(replicas.shape[1], -1)
             found.append(together @ together.T)
         return found
 
