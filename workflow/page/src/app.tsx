@@ -176,7 +176,7 @@ function Shown({ index, data, view, setView, open, say }: Props) {
         kind,
         label: `${kind.toUpperCase()}, predicted`,
         values: column(simulated.prediction.values),
-        widths: simulated.prediction.halfWidths.map(column),
+        widths: data.simulator.halfWidths(metric.fit, simulated.prediction, view.test),
       });
     };
     if (view.b && b) add("b", view.b, b);

@@ -308,8 +308,8 @@ function beliefIn(gram: Float64Array, weights: Float64Array, replicas: Float64Ar
 export interface Prediction {
   values: Float64Array;
   tests: number;
-  /** Half the widths of the intervals, one array a level; none where they are not known. */
-  halfWidths: Float64Array[];
+  /** [steps], how much wider intervals are than at the fitting runs' distance; null: there are none. */
+  wider: Float64Array | null;
   /** By task of the metric. */
   belief: Float64Array;
   /** In units of the farthest fitting run; null: not known. */
@@ -395,43 +395,44 @@ export class Simulator {
     });
     values.set(first);
     this.confine(values, fit.extent, first);
-    const halfWidths = known ? this.halfWidths(fit, shares, rate, tests) : [];
-    return { values, tests, halfWidths, belief, distance: known ? distance : null };
+    return { values, tests, wider: known ? this.wider(fit, shares, rate) : null, belief, distance: known ? distance : null };
   }
 
   private confine(values: Float64Array, extent: Float64Array, first: Float64Array): void {
     const [low, high] = extent;
     const reach = high - low || 1;
-    for (let x = first.length; x < values.length; x++) {
-      const given = first[x % first.length];
+    const top = first.map((given) => Math.max(given, high) + reach);
+    const floor = first.map((given) => {
       const least = Math.min(given, low);
-      const floor = least < 0 ? least - reach : Math.max(least - reach, 0);
-      values[x] = Math.min(Math.max(values[x], floor), Math.max(given, high) + reach);
-    }
+      return least < 0 ? least - reach : Math.max(least - reach, 0);
+    });
+    for (let x = first.length; x < values.length; )
+      for (let z = 0; z < first.length; z++, x++) values[x] = Math.min(Math.max(values[x], floor[z]), top[z]);
   }
 
-  private halfWidths(fit: Fit, shares: Shares, rate: number, tests: number): Float64Array[] {
-    const { steps, kernels } = this;
-    const { train } = kernels;
-    const levels = fit.quantiles.length / fit.tasks.length;
-    const found = Array.from({ length: levels }, () => new Float64Array((steps + 1) * tests));
+  private wider(fit: Fit, shares: Shares, rate: number): Float64Array {
+    const { train } = this.kernels;
     const sums = new Float64Array(train);
     const rates = this.rates(rate);
-    for (let t = 0; t < steps; t++) {
+    return Float64Array.from({ length: this.steps }, (_, t) => {
       for (let e = shares.start[t]; e < shares.start[t + 1]; e++) sums[shares.example[e]] += rates[t] * shares.share[e];
       let apart = 0;
       for (let i = 0; i < train; i++) apart += (sums[i] - rate * this.cumulated[t * train + i]) ** 2;
-      const wider = Math.sqrt(1 - fit.ownShare + fit.ownShare * (fit.apart[t] > 0 ? apart / fit.apart[t] : 1));
-      let offset = 0;
-      fit.tasks.forEach((number, own) => {
-        const { shown } = kernels.tasks[number];
-        for (let level = 0; level < levels; level++)
-          for (let z = offset; z < offset + shown; z++)
-            found[level][(t + 1) * tests + z] = fit.quantiles[own * levels + level] * wider * fit.spread[t * tests + z];
-        offset += shown;
-      });
-    }
-    return found;
+      return Math.sqrt(1 - fit.ownShare + fit.ownShare * (fit.apart[t] > 0 ? apart / fit.apart[t] : 1));
+    });
+  }
+
+  /** Half the widths of a test's intervals, one array [steps + 1] a level; none where they are not known. */
+  halfWidths(fit: Fit, { wider, tests }: Prediction, test: number): Float64Array[] {
+    if (!wider) return [];
+    const levels = fit.quantiles.length / fit.tasks.length;
+    let own = 0;
+    for (let end = this.kernels.tasks[fit.tasks[0]].shown; end <= test; end += this.kernels.tasks[fit.tasks[own]].shown) own++;
+    return Array.from({ length: levels }, (_, level) =>
+      Float64Array.from({ length: this.steps + 1 }, (_, t) =>
+        t ? fit.quantiles[own * levels + level] * wider[t - 1] * fit.spread[(t - 1) * tests + test] : 0,
+      ),
+    );
   }
 
   /**
