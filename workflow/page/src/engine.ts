@@ -23,6 +23,7 @@ export interface Task {
 export interface Kernels {
   /** [kernels, checkpoints, train, columns]. */
   values: Float32Array;
+  /** How many: one or two. */
   kernels: number;
   checkpoints: Int32Array;
   train: number;
@@ -131,66 +132,77 @@ interface Products {
   past: Float64Array | null;
 }
 
-/** Products of shares and kernels, update by update; kept: each array is new, else the same is filled again. */
-function* productsOf(of: Kernels, task: Task, shares: Shares, kept: boolean): Generator<Products> {
+/** Add to a row the rows of a table that `which` names, weighed, four by four: what costs is reading and writing. */
+function addRows(row: Float64Array, table: Float32Array, stride: number, which: Int32Array, weights: Float64Array): void {
+  for (let e = 0; e < which.length; e += 4) {
+    const [a, b, c, d] = [0, 1, 2, 3].map((i) => which[Math.min(e + i, which.length - 1)] * stride);
+    const [s, t, u, v] = [0, 1, 2, 3].map((i) => (e + i < which.length ? weights[e + i] : 0));
+    for (let z = 0; z < row.length; z++) row[z] += s * table[a + z] + t * table[b + z] + u * table[c + z] + v * table[d + z];
+  }
+}
+
+/** A curriculum and its products, update by update. */
+interface Course {
+  shares: Shares;
+  products: Products[];
+}
+
+function isSameBatch(a: Shares, b: Shares, t: number): boolean {
+  const [from, other, count] = [a.start[t], b.start[t], a.start[t + 1] - a.start[t]];
+  if (b.start[t + 1] - other !== count) return false;
+  for (let e = 0; e < count; e++)
+    if (a.example[from + e] !== b.example[other + e] || a.share[from + e] !== b.share[other + e]) return false;
+  return true;
+}
+
+function subtract(from: Float64Array, what: Float64Array): void {
+  for (let x = 0; x < from.length; x++) from[x] -= what[x];
+}
+
+/**
+ * Products of shares and kernels, less others; `before` is a curriculum that was met before, less the same: what its
+ * batches gave is not made again for batches that are the same.
+ */
+function courseOf(of: Kernels, task: Task, shares: Shares, less: Course | null, before: Course | null): Course {
   const { momenta, train, columns, values } = of;
   const width = task.to - task.from;
   const steps = shares.start.length - 1;
   const inForce = checkpointsInForce(of.checkpoints, steps);
   const recent = momenta.map(() => new Float64Array(train));
-  const add = (row: Float64Array, kernel: number, t: number, example: number, share: number): void => {
-    const base = ((kernel * of.checkpoints.length + inForce[t]) * train + example) * columns + task.from;
-    for (let z = 0; z < width; z++) row[z] += share * values[base + z];
-  };
-  let now = new Float64Array(of.kernels * width);
+  const table = (kernel: number, t: number) => values.subarray((kernel * of.checkpoints.length + inForce[t]) * train * columns + task.from);
+  const products: Products[] = [];
   for (let t = 0; t < steps; t++) {
-    if (kept) now = new Float64Array(now.length);
-    else now.fill(0);
-    const past = t > 0 && inForce[t] !== inForce[t - 1] ? new Float64Array(momenta.length * of.kernels * width) : null;
-    for (let k = 0; k < of.kernels; k++) {
-      const row = now.subarray(k * width, (k + 1) * width);
-      for (let e = shares.start[t]; e < shares.start[t + 1]; e++) add(row, k, t, shares.example[e], shares.share[e]);
-      for (let m = 0; past && m < momenta.length; m++) {
-        const series = past.subarray((m * of.kernels + k) * width, (m * of.kernels + k + 1) * width);
-        for (let i = 0; i < train; i++) if (recent[m][i] !== 0) add(series, k, t, i, recent[m][i]);
+    const batch = shares.example.subarray(shares.start[t], shares.start[t + 1]);
+    const parts = shares.share.subarray(shares.start[t], shares.start[t + 1]);
+    let now = before && isSameBatch(shares, before.shares, t) ? before.products[t].now : null;
+    if (!now) {
+      now = new Float64Array(of.kernels * width);
+      for (let k = 0; k < of.kernels; k++) addRows(now.subarray(k * width, (k + 1) * width), table(k, t), columns, batch, parts);
+      if (less) subtract(now, less.products[t].now);
+    }
+    let past: Float64Array | null = null;
+    if (t > 0 && inForce[t] !== inForce[t - 1]) {
+      past = new Float64Array(momenta.length * of.kernels * width);
+      for (let m = 0, at = 0; m < momenta.length; m++) {
+        const seen = Int32Array.from(recent[m].keys()).filter((i) => recent[m][i] !== 0);
+        const left = Float64Array.from(seen, (i) => recent[m][i]);
+        for (let k = 0; k < of.kernels; k++) addRows(past.subarray(at, (at += width)), table(k, t), columns, seen, left);
       }
+      if (less) subtract(past, less.products[t].past!);
     }
     recent.forEach((average, m) => {
       if (momenta[m] === 0) return;
       for (let i = 0; i < train; i++) average[i] *= momenta[m];
-      for (let e = shares.start[t]; e < shares.start[t + 1]; e++) average[shares.example[e]] += (1 - momenta[m]) * shares.share[e];
+      for (let e = 0; e < batch.length; e++) average[batch[e]] += (1 - momenta[m]) * parts[e];
     });
-    yield { now, past };
+    products.push({ now, past });
   }
+  return { shares, products };
 }
 
-/**
- * What each update adds to the responses before they decay, [momenta, kernels, columns], until the next one: the
- * learning rate times the average over batches, less that of the mean of the fitting runs.
- */
-function* movesOf(of: Kernels, task: Task, shares: Shares, mean: Products[], rates: Float64Array): Generator<Float64Array> {
-  const width = task.to - task.from;
-  const averages = new Float64Array(of.momenta.length * of.kernels * width);
-  const moves = new Float64Array(averages.length);
-  let t = 0;
-  for (const { now, past } of productsOf(of, task, shares, false)) {
-    if (past) for (let x = 0; x < averages.length; x++) averages[x] = past[x] - mean[t].past![x];
-    of.momenta.forEach((momentum, m) => {
-      const rate = rates[t] / (1 - momentum ** (t + 1));
-      for (let x = 0, at = m * now.length; x < now.length; x++, at++) {
-        averages[at] = momentum * averages[at] + (1 - momentum) * (now[x] - mean[t].now[x]);
-        moves[at] = -rate * averages[at];
-      }
-    });
-    yield moves;
-    t++;
-  }
-}
-
-/** Products of the rows of two arrays, [rows of a, rows of b], two by two: what costs is reading. */
-function productsOfRows(a: Float64Array, b: Float64Array, width: number): Float64Array {
+/** Products of the rows of two arrays, [rows of a, rows of b], two by two: what costs is reading. They are put into `found`. */
+function multiplyRows(a: Float64Array, b: Float64Array, width: number, found: Float64Array): void {
   const [rows, others] = [a.length / width, b.length / width];
-  const found = new Float64Array(rows * others);
   for (let i = 0; i < rows; i += 2) {
     const j = Math.min(i + 1, rows - 1);
     const [u, v] = [i * width, j * width];
@@ -217,63 +229,168 @@ function productsOfRows(a: Float64Array, b: Float64Array, width: number): Float6
       found[j * others + l] = jl;
     }
   }
-  return found;
 }
 
-/** Sums of moves that decay, [moves, decays] of them, and their products summed over updates and columns. */
+/** A row of the state of `Responses`: an update makes it decay x itself + turn x its average + part x its kernel's new row. */
+interface Row {
+  momentum: number;
+  kernel: number;
+  /** Where its average is in the state. */
+  average: number;
+  decay: number;
+  turn: number;
+  part: number;
+}
+
+/**
+ * Averages of what updates bring, [momenta, kernels], and sums of them that decay, the responses, [averages, decays];
+ * with the responses' products, summed over updates and columns.
+ *
+ * Products of the state follow from those before, as its rows do: only products with new rows are sums over columns.
+ */
 export class Responses {
   /** [responses, columns], after the last update. */
   readonly rows: Float64Array;
   /** [responses, responses]. */
   readonly gram: Float64Array;
-  private readonly products: Float64Array; // of the last update alone, [responses, responses]
   private readonly n: number;
+  private readonly of: Row[]; // responses, then averages
+  private readonly state: Float64Array; // [rows + 1, columns]; the last one is for a response that has no neighbour
+  private readonly averages: Float64Array; // [averages, columns], of the state
+  private readonly move: Float64Array; // [columns]
+  private readonly products: Float64Array; // of the state, [rows, rows]
+  private readonly crossed: Float64Array; // of the state and the one before, [rows, rows]
+  private readonly met: Float64Array; // of the state and new rows, [rows + 1, kernels]
+  private readonly brought: Float64Array; // of new rows, [kernels, kernels]
+  private updates = 0;
 
+  /** kernels: how many, one or two; weights: of the responses, for `add`. */
   constructor(
+    momenta: number[],
     private readonly decays: number[],
-    moves: number,
+    private readonly kernels: number,
     private readonly width: number,
+    private readonly weights: Float64Array,
   ) {
-    this.n = moves * decays.length;
-    this.rows = new Float64Array(this.n * width);
-    this.gram = new Float64Array(this.n * this.n);
-    this.products = new Float64Array(this.n * this.n);
+    const n = (this.n = momenta.length * kernels * decays.length);
+    const averages = momenta.flatMap((momentum, m) =>
+      Array.from({ length: kernels }, (_, kernel) => {
+        const average = n + m * kernels + kernel;
+        return { momentum, kernel, average, decay: momentum, turn: 0, part: 1 - momentum };
+      }),
+    );
+    this.of = [...averages.flatMap((average) => decays.map((decay) => ({ ...average, decay }))), ...averages];
+    const rows = this.of.length;
+    this.state = new Float64Array((rows + 1) * width);
+    this.rows = this.state.subarray(0, n * width);
+    this.averages = this.state.subarray(n * width, rows * width);
+    this.move = new Float64Array(width);
+    this.gram = new Float64Array(n * n);
+    this.products = new Float64Array(rows * rows);
+    this.crossed = new Float64Array(rows * rows);
+    this.met = new Float64Array((rows + 1) * kernels);
+    this.brought = new Float64Array(kernels * kernels);
   }
 
-  /** Make an update. */
-  add(moves: Float64Array): void {
-    this.multiply(moves);
-    const { rows, decays, width } = this;
-    for (let a = 0, at = 0; a < this.n; a++) {
-      const decay = decays[a % decays.length];
-      const series = Math.floor(a / decays.length) * width;
-      for (let z = series; z < series + width; z++, at++) rows[at] = decay * rows[at] + moves[z];
+  /**
+   * Make an update that brings `now`, [kernels, columns], to the averages, or to `past` in their place, [momenta,
+   * kernels, columns]. Add the weighed responses of the first columns to `into`.
+   */
+  add(now: Float64Array, past: Float64Array | null, rate: number, into: Float64Array): void {
+    if (past) this.replaceAverages(past);
+    this.updates++;
+    for (let a = 0; a < this.n; a++) {
+      const row = this.of[a];
+      const scale = -rate / (1 - row.momentum ** this.updates);
+      row.turn = scale * row.momentum;
+      row.part = scale * (1 - row.momentum);
     }
+    this.advanceResponses(now, into);
+    this.advanceAverages(now);
+    this.advanceProducts(now);
   }
 
-  /** Add the responses of the first columns, weighed. */
-  weigh(weights: Float64Array, into: Float64Array): void {
-    const { rows, n, width } = this;
-    for (let a = 0; a < n; a++)
-      for (let z = 0, at = a * width; z < into.length; z++, at++) into[z] += weights[a] * rows[at];
+  private replaceAverages(past: Float64Array): void {
+    const { of, n, state, averages, products, width } = this;
+    const rows = of.length;
+    averages.set(past);
+    const found = new Float64Array(rows * (rows - n));
+    multiplyRows(state.subarray(0, rows * width), averages, width, found);
+    for (let a = 0, at = 0; a < rows; a++) for (let b = n; b < rows; b++) products[a * rows + b] = products[b * rows + a] = found[at++];
   }
 
-  /** (c a + x)(d b + y) = cd ab + c ay + d bx + xy: few products are new, as there are fewer moves than responses. */
-  private multiply(moves: Float64Array): void {
-    const { n, decays, gram, products } = this;
-    const count = n / decays.length;
-    const crossed = productsOfRows(this.rows, moves, this.width);
-    const added = productsOfRows(moves, moves, this.width);
-    for (let a = 0, at = 0; a < n; a++) {
-      const [c, x] = [decays[a % decays.length], Math.floor(a / decays.length)];
-      for (let y = 0, b = 0; y < count; y++) {
-        const known = added[x * count + y] + c * crossed[a * count + y];
-        for (const d of decays) {
-          products[at] = known + d * (c * products[at] + crossed[b++ * count + x]);
-          gram[at] += products[at++];
+  /** All that is done with a response is done in one pass, two by two: what costs is reading and writing. */
+  private advanceResponses(now: Float64Array, into: Float64Array): void {
+    const { of, n, state, averages, move, met, weights, kernels, width } = this;
+    const each = this.decays.length;
+    const last = (kernels - 1) * width;
+    const shown = into.length;
+    for (let from = 0; from < n; from += each) {
+      const { turn, part, kernel, average } = of[from];
+      for (let z = 0; z < width; z++) move[z] = turn * averages[(average - n) * width + z] + part * now[kernel * width + z];
+      for (let a = from; a < from + each; a += 2) {
+        const alone = a + 1 === from + each;
+        const b = alone ? of.length : a + 1;
+        const [decay, other] = [of[a].decay, alone ? 0 : of[b].decay];
+        const [weight, otherWeight] = [weights[a], alone ? 0 : weights[b]];
+        const [x, y] = [a * width, b * width];
+        let aFirst = 0;
+        let aLast = 0;
+        let bFirst = 0;
+        let bLast = 0;
+        for (let z = 0; z < width; z++) {
+          const one = state[x + z];
+          const two = state[y + z];
+          const newFirst = now[z];
+          const newLast = now[last + z];
+          aFirst += one * newFirst;
+          aLast += one * newLast;
+          bFirst += two * newFirst;
+          bLast += two * newLast;
+          const moved = (state[x + z] = decay * one + move[z]);
+          const otherMoved = (state[y + z] = other * two + move[z]);
+          if (z < shown) into[z] += weight * moved + otherWeight * otherMoved;
         }
+        met[a * kernels] = aFirst;
+        met[a * kernels + kernels - 1] = aLast;
+        met[b * kernels] = bFirst;
+        met[b * kernels + kernels - 1] = bLast;
       }
     }
+  }
+
+  private advanceAverages(now: Float64Array): void {
+    const { of, n, averages, met, kernels, width } = this;
+    multiplyRows(averages, now, width, met.subarray(n * kernels, of.length * kernels));
+    for (let a = n, at = 0; a < of.length; a++) {
+      const { decay, part, kernel } = of[a];
+      for (let z = kernel * width; z < (kernel + 1) * width; z++, at++) averages[at] = decay * averages[at] + part * now[z];
+    }
+  }
+
+  /** From the products of the old state, and its products with new rows, to those of the new state. */
+  private advanceProducts(now: Float64Array): void {
+    const { of, n, kernels, gram, products, crossed, met, brought } = this;
+    const rows = of.length;
+    multiplyRows(now, now, this.width, brought);
+    for (let a = 0, at = 0; a < rows; a++) {
+      const { decay, turn, part, average, kernel } = of[a];
+      for (let b = 0; b < rows; b++, at++)
+        crossed[at] = decay * products[at] + turn * products[average * rows + b] + part * met[b * kernels + kernel];
+    }
+    for (let a = 0, at = 0; a < rows; a++) {
+      const { decay, turn, part, average, kernel } = of[a];
+      for (let k = 0; k < kernels; k++, at++)
+        met[at] = decay * met[at] + turn * met[average * kernels + k] + part * brought[kernel * kernels + k];
+    }
+    for (let b = 0; b < rows; b++) {
+      const { decay, turn, part, average, kernel } = of[b];
+      for (let a = 0; a <= b; a++) {
+        const product = decay * crossed[a * rows + b] + turn * crossed[a * rows + average] + part * met[a * kernels + kernel];
+        products[a * rows + b] = products[b * rows + a] = product;
+      }
+    }
+    for (let a = 0, at = 0; a < n; a++) for (let b = 0; b < n; b++) gram[at++] += products[a * rows + b];
   }
 }
 
@@ -318,7 +435,8 @@ export interface Prediction {
 
 /** Simulates curricula of one group. */
 export class Simulator {
-  private means = new Map<number, Products[]>(); // by task: of the mean shares
+  private means = new Map<number, Course>(); // by task: of the mean shares
+  private last = new Map<number, Course>(); // by task: of the last curriculum, less the mean
   private cumulated: Float64Array; // [steps, train], of mean shares times rates that begin with 1
   private known: Shares;
 
@@ -343,23 +461,24 @@ export class Simulator {
     return Float64Array.from({ length: this.steps }, (_, t) => first * (1 - t / this.steps));
   }
 
-  private meanProducts(task: number): Products[] {
-    let found = this.means.get(task);
-    if (!found) {
-      found = [...productsOf(this.kernels, this.kernels.tasks[task], this.known, true)];
-      this.means.set(task, found);
-    }
+  private courseOf(task: number, shares: Shares): Course {
+    const { kernels, means, last } = this;
+    if (!means.has(task)) means.set(task, courseOf(kernels, kernels.tasks[task], this.known, null, null));
+    const found = courseOf(kernels, kernels.tasks[task], shares, means.get(task)!, last.get(task) ?? null);
+    last.set(task, found);
     return found;
   }
 
-  /** Responses less their mean over the fitting runs, after the last update; `each` looks at them after every one. */
-  departures(task: number, shares: Shares, rate: number, each: (found: Responses) => void): Responses {
+  /**
+   * Responses less their mean over the fitting runs, after the last update; those after every update are added, weighed,
+   * to what `into` gives for it, [shown tests].
+   */
+  departures(task: number, shares: Shares, rate: number, weights: Float64Array, into: (update: number) => Float64Array): Responses {
     const { momenta, decays, kernels, tasks } = this.kernels;
-    const found = new Responses(decays, momenta.length * kernels, tasks[task].to - tasks[task].from);
-    for (const moves of movesOf(this.kernels, tasks[task], shares, this.meanProducts(task), this.rates(rate))) {
-      found.add(moves);
-      each(found);
-    }
+    const { from, to } = tasks[task];
+    const found = new Responses(momenta, decays, kernels, to - from, weights);
+    const rates = this.rates(rate);
+    this.courseOf(task, shares).products.forEach(({ now, past }, t) => found.add(now, past, rates[t], into(t)));
     return found;
   }
 
@@ -368,7 +487,7 @@ export class Simulator {
     const { steps, kernels } = this;
     const n = countResponses(kernels);
     const tests = first.length;
-    const values = Float64Array.from(fit.curve);
+    const values = new Float64Array(fit.curve.length);
     const belief = new Float64Array(fit.tasks.length);
     const known = !fit.spread.some(Number.isNaN);
     let distance = 0;
@@ -376,15 +495,17 @@ export class Simulator {
     fit.tasks.forEach((number, own) => {
       const task = kernels.tasks[number];
       const weights = fit.weights.subarray(own * n, (own + 1) * n);
-      const moved = new Float64Array(steps * task.shown);
-      let from = 0;
-      const { gram } = this.departures(number, shares, rate, (responses) =>
-        responses.weigh(weights, moved.subarray(from, (from += task.shown))),
-      );
+      const moved = (update: number): Float64Array => {
+        const at = (update + 1) * tests + offset;
+        return values.subarray(at, at + task.shown);
+      };
+      const { gram } = this.departures(number, shares, rate, weights, moved);
       const size = fit.replicas.length / fit.tasks.length;
       belief[own] = beliefIn(gram, weights, fit.replicas.subarray(own * size, (own + 1) * size), n);
-      for (let t = 0; t < steps; t++)
-        for (let z = 0; z < task.shown; z++) values[(t + 1) * tests + offset + z] += belief[own] * moved[t * task.shown + z];
+      for (let t = 0; t < steps; t++) {
+        const from = (t + 1) * tests + offset;
+        for (let at = from; at < from + task.shown; at++) values[at] = fit.curve[at] + belief[own] * values[at];
+      }
       if (known) {
         let trace = 0;
         for (let a = 0; a < n * n; a++) trace += gram[a] * fit.metrics[own * n * n + a];

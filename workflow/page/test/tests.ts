@@ -26,10 +26,14 @@ const kernels: Kernels = {
 const slots = Int32Array.from(numbers(steps * batch, 5), (x) => Math.floor((x + 0.5) * 5));
 slots[4] = EMPTY;
 
-/** Responses after each update, [responses x columns]. */
+/** Each response after each update, [steps][responses x columns]: weighed with one weight of 1 at a time. */
 function rowsOf(simulator: Simulator, shares: Shares): number[][] {
-  const found: number[][] = [];
-  simulator.departures(0, shares, 0.1, (responses) => found.push([...responses.rows]));
+  const found = Array.from({ length: steps }, (): number[] => []);
+  for (let a = 0; a < 8; a++) {
+    const into = new Float64Array(steps * 4);
+    simulator.departures(0, shares, 0.1, Float64Array.from({ length: 8 }, (_, b) => Number(a === b)), (t) => into.subarray(t * 4, (t + 1) * 4));
+    found.forEach((rows, t) => rows.push(...into.subarray(t * 4, (t + 1) * 4)));
+  }
   return found;
 }
 
@@ -65,6 +69,17 @@ test("responses are those of the definition", () => {
   });
 });
 
+test("an edited curriculum is met as if it were the first", () => {
+  const mean = meanShares([sharesOf(slots, batch, kernels.tokens)], steps, 5);
+  const simulator = new Simulator(kernels, steps, mean);
+  for (const [place, example] of [[0, 3], [13, EMPTY], [13, 2], [0, 1], [20, 4]]) {
+    const changed = slots.slice();
+    changed[place] = example;
+    const shares = sharesOf(changed, batch, kernels.tokens);
+    assert.deepEqual(rowsOf(simulator, shares), rowsOf(new Simulator(kernels, steps, mean), shares));
+  }
+});
+
 test("influences of all shares add up to the departure from the mean curve", () => {
   const shares = sharesOf(slots, batch, kernels.tokens);
   const simulator = new Simulator(kernels, steps, new Float64Array(steps * 5));
@@ -88,22 +103,45 @@ test("responses to the mean are none", () => {
   for (const row of rowsOf(simulator, shares)) for (const x of row) assert.ok(Math.abs(x) < 1e-12);
 });
 
-test("products are sums over all updates and columns", () => {
-  for (const [count, decays, width] of [[4, [1, 0.5], 4], [3, [0.9], 5], [1, [1, 0.3, 0], 1], [4, [1, 0.95, 0.9, 0.8, 0.6, 0.3], 7]] as [number, number[], number][]) {
-    const n = count * decays.length;
-    const responses = new Responses(decays, count, width);
+test("products are sums over all updates and columns, and rows are weighed", () => {
+  const shapes: [number[], number[], number, number][] = [
+    [[0, 0.9], [1, 0.5], 2, 4],
+    [[0.5], [0.9], 1, 5],
+    [[0], [1, 0.3, 0], 1, 1],
+    [[0, 0.9], [1, 0.95, 0.9, 0.8, 0.6, 0.3], 2, 7],
+    [[0.9, 0], [1, 0.3, 0], 2, 6],
+  ];
+  for (const [momenta, decays, count, width] of shapes) {
+    const n = momenta.length * count * decays.length;
+    const weights = numbers(n, 7);
+    const responses = new Responses(momenta, decays, count, width, weights);
     const gram = new Float64Array(n * n);
+    const averages = new Float64Array(momenta.length * count * width);
+    const rows = new Float64Array(n * width);
     for (let t = 0; t < 9; t++) {
-      responses.add(numbers(count * width, t + 1));
-      for (let a = 0; a < n; a++)
-        for (let b = 0; b < n; b++)
-          for (let z = 0; z < width; z++) gram[a * n + b] += responses.rows[a * width + z] * responses.rows[b * width + z];
-      const weights = numbers(n, 7);
-      const into = new Float64Array(Math.ceil(width / 2));
-      responses.weigh(weights, into);
-      into.forEach((found, z) => assert.ok(Math.abs(found - weights.reduce((sum, w, a) => sum + w * responses.rows[a * width + z], 0)) < 1e-12));
+      const now = numbers(count * width, t + 1);
+      const past = t === 4 || t === 5 ? numbers(averages.length, t + 20) : null;
+      const into = numbers(Math.ceil(width / 2), 3);
+      const expected = into.slice();
+      responses.add(now, past, 0.1 + t, into);
+      if (past) averages.set(past);
+      momenta.forEach((momentum, m) =>
+        now.forEach((x, at) => {
+          const average = m * now.length + at;
+          averages[average] = momentum * averages[average] + (1 - momentum) * x;
+          const [k, z] = [Math.floor(at / width), at % width];
+          decays.forEach((decay, d) => {
+            const a = (m * count + k) * decays.length + d;
+            rows[a * width + z] = decay * rows[a * width + z] - ((0.1 + t) / (1 - momentum ** (t + 1))) * averages[average];
+            if (z < into.length) expected[z] += weights[a] * rows[a * width + z];
+          });
+        }),
+      );
+      for (let a = 0; a < n; a++) for (let b = 0; b < n; b++) for (let z = 0; z < width; z++) gram[a * n + b] += rows[a * width + z] * rows[b * width + z];
+      rows.forEach((row, at) => assert.ok(Math.abs(responses.rows[at] - row) < 1e-12 * (1 + Math.abs(row))));
+      into.forEach((found, z) => assert.ok(Math.abs(found - expected[z]) < 1e-11));
     }
-    gram.forEach((expected, at) => assert.ok(Math.abs(responses.gram[at] - expected) < 1e-12));
+    gram.forEach((product, at) => assert.ok(Math.abs(responses.gram[at] - product) < 1e-10 * (1 + Math.abs(product))));
   }
 });
 
