@@ -265,13 +265,16 @@ def test_only_how_they_end_is_measured_of_corrected_and_chosen_runs(raw_params: 
     assert not {run.split for run in design.runs.values() if not run.ends_alone} & {"corrected", "chosen"}
 
 
-def test_a_scenario_has_its_own_number_of_kernels(raw_params: dict[str, Any], root: Path) -> None:
+@pytest.mark.parametrize("checkpoints", [7, [0, 2, 9]])
+def test_a_scenario_has_kernels_of_its_own(raw_params: dict[str, Any], root: Path, checkpoints: Any) -> None:
     before = design_of(raw_params, root)
-    raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["kernel_checkpoints"] = 7
+    tuning, mixtures = (raw_params["scales"]["nano"]["scenarios"][s] for s in ("fine_tuning", "instruction_tuning"))
+    others = mixtures["kernel_checkpoints"]
+    tuning["kernel_checkpoints"] = checkpoints
     design = design_of(raw_params, root)
     for group in ("fine_tuning-nano-0.2m-rte", "instruction_tuning-nano-0.2m-mixture"):
         tuned = group.startswith("fine")
-        assert design.kernels_spec(group)["checkpoints"] == (7 if tuned else 4)
+        assert design.kernels_spec(group)["checkpoints"] == (checkpoints if tuned else others)
         assert (design.kernels_file(group) != before.kernels_file(group)) == tuned
 
 
@@ -508,9 +511,10 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     damping = changed_by("attribution", "damping", value=0.2)
     made = {"features", "attribution", "simulators", "scores", "choices"}
     assert damping.keys() == made | (items | judged | apart | chosen | timed).keys()
-    kernels = changed_by("attribution", "kernel_checkpoints", value=7)
+    kernels = changed_by("attribution", "kernel_checkpoints", value=7)  # the mixtures have checkpoints of their own
     assert kernels.pop("choices") > 100
-    assert kernels == {"attribution": 8, "simulators": 2 * 18, "scores": 1} | items | apart | pooled | chosen | timed
+    tuned = {"attribution": 5, "simulators": 2 * (5 + 4), "refits": 2 * (5 + 4) + 2}
+    assert kernels == {"scores": 1} | items | apart | chosen | tuned
     runs = changed_by("scales", "nano", "scenarios", "fine_tuning", "runs", "unseen", value=4)
     assert runs["curricula"] == 5 and runs["dynamics"] == 5 + 5  # a shard and a gang's manifest each
     assert runs["simulators"] == 5 + 4 and "tasks" not in runs

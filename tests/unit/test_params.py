@@ -112,6 +112,9 @@ def test_every_mistake_in_schedules_at_once(raw_params: dict[str, Any], tmp_path
     assert len(lines) == len(expected)
 
 
+KERNELS = ("scales", "nano", "scenarios", "instruction_tuning", "kernel_checkpoints")
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -154,6 +157,12 @@ def test_every_mistake_in_schedules_at_once(raw_params: dict[str, Any], tmp_path
         ),
         (("scales", "nano", "scenarios", "fine_tuning", "subsets"), {"rte": 50}, "every model or every task"),
         (("scales", "nano", "scenarios", "fine_tuning", "subsets"), -1, "greater than or equal to 0"),
+        (KERNELS, [1, 3], "[1, 3]: steps begin with 0 and rise"),
+        (KERNELS, [0, 3, 3], "steps begin with 0 and rise"),
+        (KERNELS, [0, 1, 15], "no step 15: runs have 15, and the first is 0"),
+        (KERNELS, [0, "a"], "whole number, not 'a'"),
+        (KERNELS, [], "at least 1"),
+        (KERNELS, 0, "greater than 0"),
         (("scales", "nano", "scenarios", "fine_tuning", "runs", "repeats"), 9, "cannot repeat 9 of 8 held-out runs"),
         (("scales", "nano", "scenarios", "fine_tuning", "runs", "repeats"), -1, "greater than or equal to 0"),
         (("simulators", "methods", "ceiling"), {}, "reserved name"),

@@ -487,11 +487,12 @@ class Design:
         """For measure_kernels: the group's first fitting run, whose checkpoints the gradients are taken at."""
         chosen = self.groups[group]
         plan = self.params.plan.scenarios.get(chosen.scenario)
+        own = (plan and plan.kernel_checkpoints) or self.params.attribution.kernel_checkpoints
         return self._trained_spec([chosen.runs[0]]) | self._sizes(chosen) | {
             "group": group,
             "train_tasks": list(chosen.train_tasks),
             "test_tasks": list(chosen.test_tasks),
-            "checkpoints": (plan and plan.kernel_checkpoints) or self.params.attribution.kernel_checkpoints,
+            "checkpoints": list(own) if isinstance(own, tuple) else own,
             "parameters": self.params.attribution.parameters,
             "code": code_digest("attribution.gradient_kernels"),
         }  # fmt: skip

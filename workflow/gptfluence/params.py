@@ -46,6 +46,16 @@ MethodName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Scenario = Literal["fine_tuning", "instruction_tuning"]
 
 
+def _is_one(value: Any) -> str:
+    """Tell a single value from several, so that a mistake is told of the form that was meant."""
+    return "many" if isinstance(value, dict | list | tuple) else "one"
+
+
+_ByForm = Discriminator(_is_one)
+# One value for all, or one for each name.
+Each = Annotated[Annotated[T_Item, Tag("one")] | Annotated[dict[str, T_Item], Tag("many")], _ByForm]
+
+
 class Section(BaseModel):
     """A mapping of params.yaml: unknown keys are errors, values do not change after loading."""
 
@@ -491,11 +501,13 @@ class ScenarioPlan(Section):
     runs: Runs
     draw: PositiveInt
     batch: PositiveInt
-    epochs: PositiveInt | dict[str, PositiveInt]
-    learning_rate: PositiveFloat | dict[str, PositiveFloat]
-    subsets: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] = 0
+    epochs: Each[PositiveInt]
+    learning_rate: Each[PositiveFloat]
+    subsets: Each[Annotated[int, Field(ge=0)]] = 0
     schedules: SchedulesPlan | None = None
-    kernel_checkpoints: PositiveInt | None = None
+    kernel_checkpoints: Annotated[
+        Annotated[PositiveInt | None, Tag("one")] | Annotated[Some[Annotated[int, Field(ge=0)]], Tag("many")], _ByForm
+    ] = None
     ceiling: bool = False
 
 
@@ -560,7 +572,7 @@ class Scale(Section):
     source: Literal["world", "local", "hub"]
     pool: PositiveInt
     unseen_pool: Annotated[int, Field(ge=0)]
-    test: PositiveInt | dict[str, PositiveInt]
+    test: Each[PositiveInt]
     scenarios: Annotated[dict[Scenario, ScenarioPlan], Field(min_length=1)]
     mislabelled: MislabelledPlan | None = None
     choices: ChoicesPlan | None = None
@@ -955,9 +967,27 @@ def _check_scenario(
         total = draw * len(listed("train_tasks"))
         if total % batch:
             found.append(((*here, "batch"), f"{total} drawn examples do not fill batches of {batch}"))
+    found += _check_kernel_checkpoints((*here, "kernel_checkpoints"), settings, listed("train_tasks"))
     if isinstance(settings.get("schedules"), dict):
         found += _check_schedules((*here, "schedules"), settings, listed, unknown)
     return found
+
+
+def _check_kernel_checkpoints(
+    here: tuple[str, ...], scenario: dict[str, Any], tasks: list[str]
+) -> list[tuple[tuple[str | int, ...], str]]:
+    steps, epochs = scenario.get("kernel_checkpoints"), scenario.get("epochs")
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, int) for step in steps):
+        return []
+    if steps[0] != 0 or steps != sorted(set(steps)):
+        return [(here, f"{steps}: steps begin with 0 and rise")]
+    few = min((n for n in epochs.values() if isinstance(n, int)), default=None) if isinstance(epochs, dict) else epochs
+    draw, batch = scenario.get("draw"), scenario.get("batch")
+    if all(isinstance(number, int) and number > 0 for number in (few, draw, batch)):
+        total = few * draw * (len(tasks) if "instruction_tuning" in here else 1) // batch
+        if steps[-1] >= total:
+            return [(here, f"there is no step {steps[-1]}: runs have {total}, and the first is 0")]
+    return []
 
 
 def _check_schedules(

@@ -37,23 +37,25 @@ def job(gang: dict[str, Any], **changes: Any) -> dict[str, Any]:
     }
 
 
-def test_kernels_equal_those_of_a_plain_loop(gang: dict[str, Any], model_folder: Path) -> None:
-    """Six steps and three checkpoints, so they are before steps 0, 2 and 4."""
-    measure_kernels(job(gang), OUTPUT)
+@pytest.mark.parametrize(("checkpoints", "starts"), [(3, [0, 2, 4]), ([0, 1, 3], [0, 1, 3])])
+def test_kernels_equal_those_of_a_plain_loop(
+    gang: dict[str, Any], model_folder: Path, checkpoints: int | list[int], starts: list[int]
+) -> None:
+    measure_kernels(job(gang, checkpoints=checkpoints), OUTPUT)
     found, provenance = read_kernel_file(OUTPUT)
     run = gang["runs"][0]
     assert provenance["run"] == {"run_id": run["run_id"], "hash": run["hash"]}
-    np.testing.assert_array_equal(found.steps, [0, 2, 4])
+    np.testing.assert_array_equal(found.steps, starts)
     plain = Plain(gang, run, model_folder)
     with torch.no_grad():
         np.testing.assert_array_equal(found.tokens, [len(plain._losses(key)) for key in TRAIN])
     shares = torch.tensor(found.tokens / found.tokens.sum())
     batch, squares = run["batch"], []
-    for number, step in enumerate((0, 2, 4)):
+    for number, (step, end) in enumerate(zip(starts, [*starts[1:], run["steps"]], strict=True)):
         train, tests = (plain.gradients(keys, plain.weights[step]) for keys in (TRAIN, TESTS))
         near(found.kernels["sgd"][number], (train @ tests.T).numpy())
         mean, square = shares @ train, shares @ train**2
-        squares += 2 * [square / batch + (1 - 1 / batch) * mean**2]
+        squares += (end - step) * [square / batch + (1 - 1 / batch) * mean**2]
         # The history of the steps before, and the square of the step that is next.
         past = squares[: step + 1]
         weights = [0.999 ** (step - s) for s in range(step + 1)]

@@ -40,7 +40,8 @@ def measure_kernels(spec: dict[str, Any], output: Path) -> None:
 
     Args:
         spec: as for `train_runs`, with one run, at whose checkpoints gradients are taken; and group, train_tasks,
-            train_size, test_tasks, test_sizes, checkpoints, parameters (linear or all).
+            train_size, test_tasks, test_sizes, checkpoints (how many, see `checkpoint_spans`, or before which steps),
+            parameters (linear or all).
         output: the safetensors file to write, see `kernel_file`.
 
     Raises:
@@ -53,7 +54,7 @@ def measure_kernels(spec: dict[str, Any], output: Path) -> None:
     tests: list[Encoded] = reruns.inputs.test_examples
     rerun = reruns.start(run)
     moments = ExpectedMoments(spec["optimizer"]["beta2"], run["batch"])
-    spans = checkpoint_spans(run["steps"], spec["checkpoints"])
+    spans = _spans(run["steps"], spec["checkpoints"])
     plain, preconditioned = [], []
     try:
         for number, span in enumerate(spans):
@@ -75,6 +76,13 @@ def measure_kernels(spec: dict[str, Any], output: Path) -> None:
     keys = ("group", "train_tasks", "train_size", "test_tasks", "test_sizes", "checkpoints", "parameters", "code")
     provenance = {key: spec[key] for key in keys} | {"run": {"run_id": run["run_id"], "hash": run["hash"]}}
     write_kernel_file(output, content, provenance)
+
+
+def _spans(steps: int, checkpoints: int | Sequence[int]) -> list[range]:
+    """Return the updates (from 0) that each checkpoint stands for; it is before the first of them."""
+    if isinstance(checkpoints, int):
+        return checkpoint_spans(steps, checkpoints)
+    return [range(start, stop) for start, stop in zip(checkpoints, [*checkpoints[1:], steps], strict=True)]
 
 
 class ExpectedMoments:
