@@ -10,6 +10,7 @@ from gptfluence.simulators.data import load_group
 from gptfluence.simulators.files import load_simulator
 from gptfluence.simulators.fit import fit_simulator
 from gptfluence.simulators.gradient_response import GradientResponse
+from gptfluence.simulators.predicted_curve import PredictedCurve
 from gptfluence.simulators.rollout import all_steps_mse, validation_mse
 from gptfluence.simulators.simulate import simulate_runs
 from gptfluence.words import LEVELS
@@ -233,50 +234,93 @@ def test_kernels_of_another_plan_or_that_are_not_finite_are_named(tmp_path: Path
 # ------------------------------------------------------------------------------------------------------- intervals
 
 
-def test_intervals_come_from_the_errors_of_fits_that_lack_the_run() -> None:
-    """Each fit is made again here, from the other runs alone and with the same strengths.
+def errors_without_each_run(
+    simulator: GradientResponse, dynamics: Dynamics, curricula: Curricula, features: Features
+) -> tuple[Array, Array]:
+    """Return errors in each fitting run, [runs, steps, tests], and how much wider all runs' intervals are, [all, steps].
 
-    How much of it is believed is told by the replicas of all runs. Where a run's examples are farther from the others'
-    than is usual among fitting runs, errors count as less, and intervals are wider.
+    Each fit is made again here, from the other runs alone and with the same strengths. How much of it is believed is
+    told by the replicas of all runs. Where a run's examples are farther from the others' than is usual among fitting
+    runs, errors count as less, and intervals are wider.
     """
-    dynamics, curricula, features = planted(runs=7, steps=9, batch=3, train=10, tests=5)
-    simulator = GradientResponse(**SETTINGS)
-    simulator.fit(dynamics, curricula, features)
+    count, steps, tests = dynamics.values[:, 1:].shape
+    fitting = np.flatnonzero(~dynamics.validate)
 
     def apart(run: int, others: np.ndarray) -> Array:
         shares = shares_by_definition(curricula, features, others & ~dynamics.validate)[run]
-        return np.array([((curricula.rates[run, : t + 1] @ shares[: t + 1]) ** 2).sum() for t in range(9)])
+        return np.array([((curricula.rates[run, : t + 1] @ shares[: t + 1]) ** 2).sum() for t in range(steps)])
 
-    usual = np.mean([apart(run, np.arange(7) != run) for run in np.flatnonzero(~dynamics.validate)], axis=0)
-    wider = np.sqrt([0.75 + 0.25 * apart(run, np.ones(7, bool)) / usual for run in range(7)])
+    usual = np.mean([apart(run, np.arange(count) != run) for run in fitting], axis=0)
+    wider = np.sqrt([0.75 + 0.25 * apart(run, np.ones(count, bool)) / usual for run in range(count)])
     errors = []
-    for run in np.flatnonzero(~dynamics.validate):
-        others = np.arange(7) != run
+    for run in fitting:
+        others = np.arange(count) != run
         alone = curricula.of(~others)
-        predicted = np.empty((9, 5))
+        predicted = np.empty((steps, tests))
         for task, strength in enumerate(simulator.chosen):
             again = GradientResponse(**SETTINGS | {"strengths": (strength,)})
             again.fit(Dynamics(dynamics.values[others], dynamics.validate[others]), curricula.of(others), features)
-            tests = features.test_task == task
+            own = features.test_task == task
             replicas, again.replicas = simulator.replicas[task], again.replicas[:, :0]
-            rows = by_definition(curricula, features, ~dynamics.validate)[run][:, tests].reshape(-1, 12)
+            rows = by_definition(curricula, features, ~dynamics.validate)[run][:, own].reshape(-1, 12)
             square = ((rows @ again.weights[task]) ** 2).sum()
-            variance = 4 / 5 * ((rows @ (replicas - replicas.mean(axis=0)).T) ** 2).sum()
-            curve = again.known.curve[1:, tests]
-            moved = again.simulate(alone, dynamics.values[run, None, :1])[0, 1:, tests].T - curve
-            predicted[:, tests] = curve + square / (square + variance) * moved
+            share = 1 - 1 / len(fitting)
+            variance = share * ((rows @ (replicas - replicas.mean(axis=0)).T) ** 2).sum()
+            curve = again.known.curve[1:, own]
+            moved = again.simulate(alone, dynamics.values[run, None, :1])[0, 1:, own].T - curve
+            predicted[:, own] = curve + square / (square + variance) * moved
         relative = np.sqrt(0.75 + 0.25 * apart(run, others) / usual)[:, None]
-        errors.append(np.abs(dynamics.values[run, 1:] - predicted) / relative)
+        errors.append((dynamics.values[run, 1:] - predicted) / relative)
+    return np.array(errors), wider
+
+
+def product_of_steps_and_tests(errors: Array) -> Array:
+    """Return [steps, tests] of errors, [runs, steps, tests]."""
+    squares = errors**2
+    return np.sqrt(np.outer(squares.mean((0, 2)), squares.mean((0, 1))) / squares.mean())
+
+
+def test_intervals_come_from_the_errors_of_fits_that_lack_the_run() -> None:
+    dynamics, curricula, features = planted(runs=7, steps=9, batch=3, train=10, tests=5)
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(dynamics, curricula, features)
+    errors, wider = errors_without_each_run(simulator, dynamics, curricula, features)
     widths = simulator.half_widths(curricula)
     assert widths is not None and widths.shape == (3, 7, 10, 5)
     for task in (0, 1):
         tests = features.test_task == task
-        found = np.array(errors)[:, :, tests]
-        spread = np.sqrt(np.outer((found**2).mean((0, 2)), (found**2).mean((0, 1))) / (found**2).mean())
+        spread = product_of_steps_and_tests(errors[:, :, tests])
         for level, width in zip(LEVELS, widths, strict=True):
-            quantile = np.quantile(found / spread, level)
+            quantile = np.quantile(np.abs(errors[:, :, tests]) / spread, level)
             np.testing.assert_allclose(width[:, 1:, tests], wider[..., None] * quantile * spread, rtol=1e-4)
     assert not widths[:, :, 0].any()
+
+
+def test_intervals_of_other_tests_come_from_curves_without_the_test_as_well() -> None:
+    dynamics, curricula, features = planted(runs=7, steps=9, batch=3, train=10, tests=8)
+    simulator = GradientResponse(**SETTINGS)
+    simulator.fit(dynamics, curricula, features)
+    errors, wider = errors_without_each_run(simulator, dynamics, curricula, features)
+    curve = dynamics.values[~dynamics.validate].mean(axis=0)
+    misses = np.empty((9, 8))
+    for test in range(8):
+        others = np.flatnonzero(np.arange(8) != test)
+        strength = simulator.known.chosen[features.test_task[test]]
+        again = PredictedCurve(**SETTINGS | {"strengths": (strength,)})
+        again.fit(replace(dynamics, values=dynamics.values[..., others]), curricula, features.of_tests(others))
+        predicted = again.transfer(features.of_tests(np.array([test])), curve[0, [test]]).curve
+        misses[:, test] = curve[1:, test] - predicted[1:, 0]
+    other = simulator.transfer(features, dynamics.values[0, 0])
+    widths = other.half_widths(curricula)
+    assert widths is not None
+    for task in (0, 1):
+        tests = features.test_task == task
+        squares = (product_of_steps_and_tests(errors[:, :, tests]) ** 2).mean(1), (misses[:, tests] ** 2).mean(1)
+        sizes = np.abs(errors[:, :, tests] + misses[:, tests]) / np.sqrt(sum(squares))[:, None]
+        for level, width in zip(LEVELS, widths, strict=True):
+            expected = np.quantile(sizes, level) * np.sqrt(wider**2 * squares[0] + squares[1])
+            for test in np.flatnonzero(tests):
+                np.testing.assert_allclose(width[:, 1:, test], expected, rtol=1e-4)
 
 
 def test_intervals_of_fresh_runs_hold_as_much_as_they_say() -> None:
@@ -400,7 +444,7 @@ def test_chooses_curricula_that_tell_most() -> None:
     assert sorted(simulator.choose(candidates, 9).tolist()) == list(range(6))
 
 
-def test_other_tests_have_their_kernels_and_the_known_weights_and_wider_intervals() -> None:
+def test_other_tests_have_their_kernels_and_the_known_weights() -> None:
     dynamics, curricula, features = planted(runs=10, tests=12)
     seen, hidden = np.arange(0, 12, 2), np.arange(1, 12, 2)
     simulator = GradientResponse(**SETTINGS)
@@ -418,11 +462,3 @@ def test_other_tests_have_their_kernels_and_the_known_weights_and_wider_interval
             responses[r][:, features.test_task[hidden] == task] = of_task
     moved = np.einsum("rtzk,zk->rtz", responses, simulator.weights[features.test_task[hidden]])
     np.testing.assert_allclose(other.simulate(curricula, first)[:, 1:], other.known.curve[1:] + moved, rtol=1e-6)
-    same = simulator.transfer(features.of_tests(seen), dynamics.values[0, 0, seen])
-    own, others = (s.half_widths(curricula) for s in (simulator, same))
-    assert own is not None and others is not None
-    for task in (0, 1):  # of a task's tests together: errors of curves are added, squared
-        tests = features.test_task[seen] == task
-        squares = [np.square(widths[1, 0, 1:][:, tests]).mean(axis=1) for widths in (own, others)]
-        added = np.square(simulator.quantiles[task, 1] * simulator.known.errors[task])
-        np.testing.assert_allclose(squares[1], squares[0] + added, rtol=1e-9)

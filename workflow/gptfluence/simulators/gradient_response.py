@@ -23,7 +23,7 @@ Intervals come from the errors that are made in each fitting run without it: the
 in units of what its step and test have on average. Part of an error is what the kernels do not know of an example,
 independent of the other examples; so the variance of this part (`OWN`) grows with the squares by which what was trained
 on so far differs, example by example, from the mean of the fitting runs. Where the curve is a predicted one, its errors
-in each measured test without it come in addition.
+in each measured test without it come in addition, and quantiles are those of the sums.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class GradientResponse(Simulator):
         self.responses = Responses(Kernels.none(), self.momenta, self.decays)
         self.task: NDArray[np.int64] = np.empty(0, np.int64)  # [tests]
         self.weights = self.spread = self.quantiles = np.empty((0, 0))
+        self.unseen_quantiles = np.empty((0, 0))  # as `quantiles`, [tasks, levels], of tests with predicted curves
         self.errors = np.empty((0, 0))  # [steps, tests], of predicted curves
         self.apart = np.empty(0)  # [steps], see `_apart`: mean of the fitting runs, each without itself
         self.replicas = np.empty((0, 0, 0))  # [tasks, fitting runs, responses], weights without each run
@@ -117,6 +118,7 @@ class GradientResponse(Simulator):
         self.errors, self.apart = np.zeros((steps, len(self.task))), np.zeros(steps)
         self.spread = np.full((steps, len(self.task)), np.nan)
         self.quantiles = np.full((len(moments), len(LEVELS)), np.nan)
+        self.unseen_quantiles = self.quantiles.copy()
         self.metrics = np.array(
             [leverage_metric(sums, strength) for sums, strength in zip(moments, self.chosen, strict=True)]
         )
@@ -156,6 +158,10 @@ class GradientResponse(Simulator):
             self.spread[:, self.task == task] = spread
             sizes = np.divide(np.abs(found), spread, out=np.zeros_like(squares), where=spread > 0)
             self.quantiles[task] = np.quantile(sizes, LEVELS)
+            misses = self.known.left_out[:, self.task == task]
+            sums = np.hypot(_root_mean_square(spread), _root_mean_square(misses))
+            sizes = np.divide(np.abs(found + misses), sums[:, None], out=np.zeros_like(squares), where=sums[:, None] > 0)
+            self.unseen_quantiles[task] = np.quantile(sizes, LEVELS)
 
     def distances(self, curricula: Curricula) -> Array | None:
         """Return how far curricula are from the fitted ones; see `Simulator.distances`.
@@ -211,10 +217,11 @@ class GradientResponse(Simulator):
         other.responses = Responses.make(self.kind, features, self.names, self.momenta, self.decays)
         other.task = features.test_task
         # What a step's errors are in measured tests, and the predicted curves' own, which are independent of them.
-        squares = np.array(
-            [np.square(self.spread[:, self.task == task]).mean(axis=1) for task in range(len(self.weights))]
+        other.spread, other.errors = (
+            np.array([_root_mean_square(part[:, self.task == task]) for task in range(len(self.weights))])[other.task].T
+            for part in (self.spread, self.known.left_out)
         )
-        other.spread, other.errors = np.sqrt(squares)[other.task].T, self.known.errors[other.task].T
+        other.quantiles = self.unseen_quantiles
         return other
 
     def half_widths(self, curricula: Curricula) -> Array | None:
@@ -329,7 +336,12 @@ class GradientResponse(Simulator):
         return simulator
 
 
+def _root_mean_square(values: Array) -> Array:
+    """Return it over tests; values: [steps, tests]."""
+    return np.sqrt(np.square(values).mean(axis=1))
+
+
 _ARRAYS = (
     *("weights", "replicas", "chosen", "task", "metrics", "reach", "rows"),
-    *("spread", "quantiles", "errors", "apart"),
+    *("spread", "quantiles", "unseen_quantiles", "errors", "apart"),
 )

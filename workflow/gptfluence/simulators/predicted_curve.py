@@ -43,7 +43,7 @@ class PredictedCurve(Simulator):
         self.strengths = tuple(strengths)
         self.chosen = np.empty(0)  # [tasks], strengths
         self.curve = self.shares = self.rates = np.empty(0)
-        self.drift = self.centre = self.weights = self.errors = np.empty(0)
+        self.drift = self.centre = self.weights = self.left_out = np.empty(0)
 
     def fit(self, dynamics: Dynamics, curricula: Curricula, features: Features) -> None:
         """Average the fitting runs; fit what tells the curves of a task's tests apart.
@@ -60,9 +60,13 @@ class PredictedCurve(Simulator):
         known, drift = self._known(responses, self.curve[0]), self.curve[1:] - self.curve[0]
         checks = dynamics.values[~fitting]
         checks = (checks[:, 1:] - checks[:, :1]).mean(axis=0)
-        parts = [_fit_task(known[:, own], drift[:, own], checks[:, own], self.strengths)
-                 for own in (features.test_task == task for task in range(features.tasks))]  # fmt: skip
-        self.drift, self.centre, self.weights, self.errors, self.chosen = map(np.array, zip(*parts, strict=True))
+        tasks = [features.test_task == task for task in range(features.tasks)]
+        parts = [_fit_task(known[:, own], drift[:, own], checks[:, own], self.strengths) for own in tasks]
+        *fitted, left_out = zip(*parts, strict=True)
+        self.drift, self.centre, self.weights, self.chosen = map(np.array, fitted)
+        self.left_out = np.empty_like(drift)
+        for own, errors in zip(tasks, left_out, strict=True):
+            self.left_out[:, own] = errors
 
     def _known(self, responses: Responses, first: Array) -> Array:
         """Return x_kt(z), [steps, tests, columns]; first: [tests]."""
@@ -93,7 +97,8 @@ class PredictedCurve(Simulator):
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return curve ([steps + 1, tests]), drift ([tasks, steps]), centre ([tasks, steps, columns]), weights ([tasks,
-        columns]), errors ([tasks, steps]), the extent, and of the fitting runs mean shares ([steps, train]) and rates.
+        columns]), errors in measured tests left out ([steps, tests]), the extent, and of the fitting runs mean shares
+        ([steps, train]) and rates.
         """
         settings = {
             "kernels": list(self.names),
@@ -113,12 +118,12 @@ class PredictedCurve(Simulator):
         return simulator
 
 
-_ARRAYS = ("chosen", "curve", "drift", "centre", "weights", "errors", "shares", "rates", "extent")
+_ARRAYS = ("chosen", "curve", "drift", "centre", "weights", "left_out", "shares", "rates", "extent")
 
 
 def _fit_task(
     known: Array, drift: Array, checks: Array, strengths: tuple[float, ...]
-) -> tuple[Array, Array, Array, Array, float]:
+) -> tuple[Array, Array, Array, float, Array]:
     """Fit one task's curves.
 
     Args:
@@ -128,8 +133,8 @@ def _fit_task(
         strengths: to choose from.
 
     Returns:
-        The means over tests of drift ([steps]) and known ([steps, columns]), weights ([columns]), the root mean square
-        error in each test predicted without it ([steps], NaN if there is but one), and the strength.
+        The means over tests of drift ([steps]) and known ([steps, columns]), weights ([columns]), the strength, and by
+        how much each test is above what it is predicted without it ([steps, tests], NaN if there is but one).
     """
     path = sorted(strengths, reverse=True)
     mean, centre = drift.mean(axis=1), known.mean(axis=1)
@@ -137,14 +142,12 @@ def _fit_task(
     moments = Moments.of(x, y)
     tests = drift.shape[1]
     if tests < 2:  # nothing tells tests apart
-        return mean, centre, np.zeros(known.shape[2]), np.full(len(mean), np.nan), path[0]
+        return mean, centre, np.zeros(known.shape[2]), path[0], np.full_like(drift, np.nan)
     far = tests / (tests - 1)  # from the mean of the others, in units of what it is from the mean of all
-    errors, misses = np.zeros((len(path), len(mean))), np.zeros(len(path))
+    errors = np.zeros((len(path), *drift.shape))
     for test in range(tests):
         of_test = x[:, [test]], y[:, [test]]
         weights = ridge_path(moments.without(Moments.of(*of_test), far), path)
-        error = far * (y[:, test] - weights @ x[:, test].T)  # [strengths, steps]
-        errors += np.square(error) / tests
-        misses += np.square(error + checks[:, test] - drift[:, test]).sum(axis=1)
-    best = int(misses.argmin())  # the first of equals, which is the stronger
-    return mean, centre, ridge_path(moments, path)[best], np.sqrt(errors[best]), path[best]
+        errors[:, :, test] = far * (y[:, test] - weights @ x[:, test].T)
+    best = int(np.square(errors + checks - drift).sum(axis=(1, 2)).argmin())  # the first of equals: the stronger
+    return mean, centre, ridge_path(moments, path)[best], path[best], errors[best]
