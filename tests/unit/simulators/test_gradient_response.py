@@ -237,7 +237,7 @@ def test_kernels_of_another_plan_or_that_are_not_finite_are_named(tmp_path: Path
 def errors_without_each_run(
     simulator: GradientResponse, dynamics: Dynamics, curricula: Curricula, features: Features
 ) -> tuple[Array, Array]:
-    """Return errors in each fitting run, [runs, steps, tests], and how much wider all runs' intervals are, [all, steps].
+    """Return errors in each fitting run, [runs, steps, tests], and how wide intervals of all runs are, [all, steps].
 
     Each fit is made again here, from the other runs alone and with the same strengths. How much of it is believed is
     told by the replicas of all runs. Where a run's examples are farther from the others' than is usual among fitting

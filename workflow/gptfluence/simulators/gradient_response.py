@@ -159,8 +159,8 @@ class GradientResponse(Simulator):
             sizes = np.divide(np.abs(found), spread, out=np.zeros_like(squares), where=spread > 0)
             self.quantiles[task] = np.quantile(sizes, LEVELS)
             misses = self.known.left_out[:, self.task == task]
-            sums = np.hypot(_root_mean_square(spread), _root_mean_square(misses))
-            sizes = np.divide(np.abs(found + misses), sums[:, None], out=np.zeros_like(squares), where=sums[:, None] > 0)
+            sums = np.hypot(_root_mean_square(spread), _root_mean_square(misses))[:, None]
+            sizes = np.divide(np.abs(found + misses), sums, out=np.zeros_like(squares), where=sums > 0)
             self.unseen_quantiles[task] = np.quantile(sizes, LEVELS)
 
     def distances(self, curricula: Curricula) -> Array | None:
