@@ -46,12 +46,12 @@ MethodName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Scenario = Literal["fine_tuning", "instruction_tuning"]
 
 
-def _is_one(value: Any) -> str:
+def _form_of(value: Any) -> str:
     """Tell a single value from several, so that a mistake is told of the form that was meant."""
     return "many" if isinstance(value, dict | list | tuple) else "one"
 
 
-_ByForm = Discriminator(_is_one)
+_ByForm = Discriminator(_form_of)
 # One value for all, or one for each name.
 Each = Annotated[Annotated[T_Item, Tag("one")] | Annotated[dict[str, T_Item], Tag("many")], _ByForm]
 
