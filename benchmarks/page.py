@@ -1,4 +1,4 @@
-"""The what-if page in Chromium: how large it is, how soon it can be used, how soon an edit is seen.
+"""The what-if page in Chromium: how large it is, how soon it can be used, how soon an input is answered.
 
 Prints one JSON object a line. `--page FILE` measures a page that the pipeline made (results/whatif.html); without it
 one is made up: 200 training and 200 test examples, 300 updates of 8, 16 runs.
@@ -6,10 +6,13 @@ one is made up: 200 training and 200 test examples, 300 updates of 8, 16 runs.
 size: bytes.
 load: milliseconds from the call until the first group can be used, median of five.
 group_NAME: milliseconds until another group can be used, by the list of groups.
-edit, scrub, test: milliseconds from an input to the end of the script that it starts, with all that is computed and the
-document changed (`script`), and to the next frame that a browser without a window paints (`frame`): median and largest
-of 20; and CPU milliseconds of the page's thread, all included (`cpu`): on a machine that does other things they are
-what can be compared. edit: an example is put into a slot; scrub: one update on; test: another test example.
+All others: clicks and keys as a user's, median and largest (`_most`) of 20. `frame`: milliseconds from the input to the
+first painted frame after it, which has the new curves; lists of examples follow with the next. `browser`: the same as
+the browser itself tells it, in steps of 8 (Event Timing, what "interaction to next paint" is made of). `cpu`: CPU
+milliseconds of the page's thread until all has come to rest: on a machine that does other things they are what can be
+compared. first: an example is put into a slot, at once after the page is opened, of ten openings; edit: the same later;
+out: an example is taken out of all updates; run: the curriculum becomes another run's; compare: a second curriculum;
+scrub: one update on; test: another test example; find: a letter to look for.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +40,29 @@ from synthetic import planted
 
 RUNS, STEPS, BATCH, TRAIN, TESTS = 16, 300, 8, 200, 200
 
-_MEASURE = """
-const [act, done] = arguments;
-const began = performance.now();
-new Function(act)();
-const channel = new MessageChannel();  // Preact renders in a microtask or a task; then this one
-setTimeout(() => { const script = performance.now() - began;
-  requestAnimationFrame(() => { channel.port1.onmessage = () => done([script, performance.now() - began]);
-    channel.port2.postMessage(0); }); }, 0);
+_WATCH = """
+window.painted = []; window.told = [];
+for (const type of ["click", "input", "change"]) addEventListener(type, (event) => {
+  const { tagName } = event.target;
+  if (!event.isTrusted || type !== (tagName === "SELECT" ? "change" : tagName === "INPUT" ? "input" : "click")) return;
+  requestAnimationFrame(() => { const channel = new MessageChannel();
+    channel.port1.onmessage = () => painted.push(performance.now() - event.timeStamp); channel.port2.postMessage(0); });
+}, true);
+new PerformanceObserver((list) => { for (const entry of list.getEntries()) if (entry.interactionId)
+  told.push(entry.duration); }).observe({ type: "event", durationThreshold: 16 });
 """
 
+# Where the input goes, and a key; without one it is a click.
 _ACTS = {
-    "edit": "const all = document.querySelectorAll('[data-example]'); all[{i} % all.length].click();",
-    "scrub": "const e = document.getElementById('step'); e.value = (+e.value + 1) % (+e.max); "
-    "e.dispatchEvent(new Event('input', {{bubbles: true}}));",
-    "test": "const e = document.getElementById('test'); e.selectedIndex = {i} % e.options.length; "
-    "e.dispatchEvent(new Event('change', {{bubbles: true}}));",
+    "edit": (".palette li:nth-child({turn}) button", ""),
+    "out": (".ranking .out", ""),
+    "run": ("#run", "{way}"),
+    "compare": ("#b", "{way}"),
+    "scrub": ("#step", "ArrowRight"),
+    "test": ("#test", "ArrowDown"),
+    "find": ("#find", "{digit}"),
 }
+_CODES = {"ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
 def make_page() -> str:
@@ -84,14 +94,54 @@ def say(name: str, **numbers: float) -> None:
     print(json.dumps({"benchmark": name} | {key: round(number, 1) for key, number in numbers.items()}), flush=True)
 
 
-def measure(browser: Chrome, act: str) -> dict[str, float]:
-    found = []
-    for i in range(22):
-        before = _cpu(browser)
-        times = browser.execute_async_script(_MEASURE, act.format(i=i + 1))
-        found.append((*times, _cpu(browser) - before))
-    script, frame, cpu = zip(*found[2:], strict=True)
-    columns = {"script": script, "frame": frame, "cpu": cpu}
+def _opened(browser: Chrome, path: Path) -> Chrome:
+    open_page(browser, path)
+    browser.execute_script(_WATCH)
+    time.sleep(0.5)  # what a user needs at least to find what to click on
+    return browser
+
+
+def _measure(browser: Chrome, act: str, number: int) -> tuple[float, float, float]:
+    """Return an input's frame, browser and CPU milliseconds."""
+    selector, key = _ACTS[act]
+    selector, key = (
+        selector.format(turn=number % 7 + 1),
+        key.format(digit=number % 3, way="ArrowUp" if number % 2 else "ArrowDown"),
+    )
+    x, y = browser.execute_script(
+        "painted.length = told.length = 0; const element = document.querySelector(arguments[0]);"
+        "element.scrollIntoView({ block: 'center' }); if (arguments[1]) element.focus();"
+        "const box = element.getBoundingClientRect(); return [box.left + box.width / 3, box.top + box.height / 2];",
+        *(selector, key),
+    )
+    time.sleep(0.1)
+    before = _cpu(browser)
+    _press(browser, key) if key else _click(browser, x, y)
+    time.sleep(0.1)
+    cpu = _cpu(browser) - before
+    frames, told = browser.execute_script("return [painted, told]")
+    if len(frames) != 1:
+        raise SystemExit(f"{act}: {len(frames)} inputs arrived, 1 was made")
+    return frames[0], max(told, default=0.0), cpu
+
+
+def _press(browser: Chrome, key: str) -> None:
+    code = {"key": key, "code": key, "windowsVirtualKeyCode": _CODES.get(key, ord(key[-1]))}
+    text = {"text": key} if len(key) == 1 else {}
+    browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyDown"} | code | text)
+    time.sleep(0.08)  # nobody is quicker
+    browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyUp"} | code)
+
+
+def _click(browser: Chrome, x: float, y: float) -> None:
+    for kind in ("mousePressed", "mouseReleased"):
+        event = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+        time.sleep(0.08)
+
+
+def _summary(found: list[tuple[float, float, float]]) -> dict[str, float]:
+    columns = dict(zip(("frame", "browser", "cpu"), zip(*found, strict=True), strict=True))
     medians = {name: statistics.median(values) for name, values in columns.items()}
     return medians | {f"{name}_most": max(values) for name, values in columns.items()}
 
@@ -118,8 +168,9 @@ def main() -> None:
             open_page(browser, path)
             loads.append(browser.execute_script("return performance.getEntriesByName('usable')[0].startTime"))
         say("load", ms=statistics.median(loads), most=max(loads))
-        for name, act in _ACTS.items():
-            say(name, **measure(browser, act))
+        say("first", **_summary([_measure(_opened(browser, path), "edit", number) for number in range(10)]))
+        for name in _ACTS:
+            say(name, **_summary([_measure(browser, name, number) for number in range(20)]))
         for number in range(1, len(browser.find_elements("css selector", "#group option"))):
             took = browser.execute_async_script(
                 "const [number, done] = arguments; const e = document.getElementById('group'); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,21 @@ def test_a_click_puts_an_example_in_and_the_prediction_moves(browser: Chrome, pa
     settle(browser)
     values, _, _ = simulated(spec, "loss", 5, {14: None})
     assert value(browser, "a") == pytest.approx(values[-1, 0], abs=1e-4)
+
+
+def test_an_opened_page_shows_what_was_asked_and_no_trace_of_rehearsals(browser: Chrome, page: Path) -> None:
+    for edits, heading in (("", "Curriculum A"), ("&edits=14.9", "Curriculum A: 1 of")):
+        open_page(browser, page, "group=g&metric=loss&test=0&run=g-05&step=8&slot=0" + edits)
+        first = browser.find_element(By.ID, "app").get_attribute("innerHTML")
+        time.sleep(0.5)
+        assert browser.find_element(By.ID, "app").get_attribute("innerHTML") == first
+        title = browser.find_element(By.ID, "curriculum").text
+        assert title.startswith(heading) if edits else title == heading
+        assert said(browser) == ""
+        assert ("edits=14.9" in browser.execute_script("return location.hash")) == bool(edits)
+        browser.find_element(By.ID, "slot-1").click()
+        settle(browser)
+        assert browser.find_element(By.ID, "curriculum").text == title
 
 
 def test_an_example_is_dragged_into_a_slot_and_slots_are_swapped(

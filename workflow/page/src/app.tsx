@@ -1,4 +1,5 @@
-import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
+import type { VNode } from "preact";
+import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Batch, Palette, Ranking, Strip, TestText } from "./curriculum";
 import { Chart, type Line, Values } from "./chart";
 import { type Group, type Index, type Metric, readGroup } from "./data";
@@ -16,6 +17,15 @@ export function App({ index }: { index: Index }) {
   const [view, setView] = useState<View | null>(null);
   const [said, say] = useState("");
   const groups = useRef(new Map<number, Promise<Group>>());
+
+  // A browser compiles a script as it is used: without this, the first edits would take twice as long as later ones.
+  const [rehearsal, setRehearsal] = useState(0);
+  const drawn = loaded !== null && view !== null;
+  useLayoutEffect(() => {
+    if (!drawn || rehearsal === REHEARSALS) return;
+    void document.body.offsetHeight;  // so that it is laid out, too
+    setRehearsal(rehearsal + 1);
+  }, [drawn, rehearsal]);
 
   const open = useCallback((number: number, hash: string | null) => {
     let reading = groups.current.get(number);
@@ -59,17 +69,30 @@ export function App({ index }: { index: Index }) {
       </header>
       <p role="status" aria-live="polite" class="status">{said}</p>
       {loaded && view && view.group === loaded.number
-        ? <Shown key={loaded.number} index={index} data={loaded.data} view={view} setView={setView} open={(number) => open(number, null)} say={say} />
+        ? <Shown key={loaded.number} index={index} data={loaded.data} view={rehearsed(loaded.data, view, rehearsal)} usable={rehearsal === REHEARSALS}
+            setView={(next) => setView((now) => now && next(now))} open={(number) => open(number, null)} say={say} />
         : <main id="main" tabIndex={-1}><p>{index.groups.length ? "Loading …" : ""}</p></main>}
     </>
   );
+}
+
+/** Edits made and undone, in turns, before the page is first painted. */
+const REHEARSALS = 6;
+
+/** What is drawn at one of the rehearsals: at the even ones, and after them, the view itself. */
+function rehearsed(data: Group, view: View, rehearsal: number): View {
+  if (rehearsal % 2 === 0) return view;
+  const picked = (Math.max(view.step, 1) - 1) * data.batch + view.slot;
+  return { ...view, a: edited(data, view.a, [[picked, rehearsal % data.train.length]]) };
 }
 
 interface Props {
   index: Index;
   data: Group;
   view: View;
-  setView: (view: View) => void;
+  /** Whether what is drawn stays until the user acts. */
+  usable: boolean;
+  setView: (next: (now: View) => View) => void;
   open: (group: number) => void;
   say: (text: string) => void;
 }
@@ -95,15 +118,13 @@ export interface Simulated {
   prediction: Prediction;
 }
 
-function Shown({ index, data, view, setView, open, say }: Props) {
+function Shown({ index, data, view, usable, setView, open, say }: Props) {
   const metric = data.metrics[view.metric];
   const a = useSimulated(data, metric, view.a)!;
   const b = useSimulated(data, metric, view.b);
   const test = data.tests[metric.tests[view.test]];
   const place = metric.places[view.test];
-  const update = Math.max(view.step, 1) - 1;
-  const until = view.until === "end" ? data.steps : update + 1;
-  const change = (part: Partial<View>): void => setView({ ...view, ...part });
+  const change = (part: Partial<View>): void => setView((now) => ({ ...now, ...part }));
 
   useEffect(() => {
     const later = setTimeout(() => {
@@ -113,55 +134,29 @@ function Shown({ index, data, view, setView, open, say }: Props) {
     return () => clearTimeout(later);
   }, [view, index, data]);
 
+  // For benchmarks: when the page could first be used, and which group it shows.
+  useEffect(() => {
+    if (!usable) return;
+    if (!performance.getEntriesByName("usable").length) performance.mark("usable");
+    const root = document.getElementById("app");
+    if (root) root.dataset.group = String(view.group);
+  }, [view.group, usable]);
+
   const value = (simulated: Simulated, step: number): number =>
     simulated.prediction.values[step * metric.tests.length + view.test];
   const shown = (number: number): string => number.toFixed(metric.digits);
 
-  // For benchmarks: when the page could first be used, and which group it shows.
-  useEffect(() => {
-    if (!performance.getEntriesByName("usable").length) performance.mark("usable");
-    const root = document.getElementById("app");
-    if (root) root.dataset.group = String(view.group);
-  }, [view.group]);
-
   // What an edit did is said once its prediction is there.
   const pending = useRef<{ what: string; before: number } | null>(null);
-  const edit = (changes: [number, number][], what: string): void => {
+  const edit = (what: string, next: (now: Curriculum) => Curriculum): void => {
     pending.current = { what, before: value(a, data.steps) };
-    change({ a: edited(data, view.a, changes) });
+    setView((now) => ({ ...now, a: next(now.a) }));
   };
   useEffect(() => {
     const done = pending.current;
     pending.current = null;
     if (done) say(`${done.what}. Predicted ${metric.label} after the last update: ${shown(value(a, data.steps))}, before ${shown(done.before)}.`);
   }, [a]);
-
-  const name = (example: number): string => (example === EMPTY ? "nothing" : data.train[example].label);
-  const put = (slot: number, example: number): void =>
-    edit([[update * data.batch + slot, example]], `Update ${update + 1}, slot ${slot + 1}: ${name(example)}`);
-  const swap = (from: number, to: number): void => {
-    const [x, y] = [update * data.batch + from, update * data.batch + to];
-    edit([[x, a.slots[y]], [y, a.slots[x]]], `Slots ${from + 1} and ${to + 1} swapped`);
-  };
-  const takeOut = (example: number): void =>
-    edit([...a.slots].flatMap((there, at): [number, number][] => (there === example ? [[at, EMPTY]] : [])), `${name(example)} taken out of all updates`);
-
-  const influence = useMemo(
-    () => data.simulator.influence(metric.fit, place.own, place.place, until, a.rate),
-    [data, metric, place, until, a.rate],
-  );
-  const belief = a.prediction.belief[place.own];
-  const effects = useMemo(() => {
-    const found = new Float64Array(a.slots.length);
-    for (let t = 0, e = 0; t < data.steps; t++)
-      for (let j = 0; j < data.batch; j++) {
-        const example = a.slots[t * data.batch + j];
-        if (example === EMPTY) continue;
-        if (t < until) found[t * data.batch + j] = belief * a.shares.share[e] * influence(t, example);
-        e++;
-      }
-    return found;
-  }, [data, a, influence, belief, until]);
 
   const measuredRuns: Line[] = useMemo(() => data.runs.map((run, r) => ({ kind: "run", label: run.id, values: measuredOf(data, metric, r, view.test) })), [data, metric, view.test]);
   const lines: Line[] = useMemo(() => {
@@ -183,11 +178,6 @@ function Shown({ index, data, view, setView, open, say }: Props) {
     add("a", view.a, a);
     return found;
   }, [data, metric, measuredRuns, view.test, view.a, view.b, a, b]);
-
-  const runOptions = ["held_out", "unseen", "validate", "fit"].map((split) => {
-    const runs = data.runs.map((run, number) => ({ ...run, number })).filter((run) => run.split === split);
-    return runs.length ? <optgroup label={SPLITS[split]}>{runs.map((run) => <option value={run.number}>{run.id}</option>)}</optgroup> : null;
-  });
 
   return (
     <>
@@ -213,7 +203,9 @@ function Shown({ index, data, view, setView, open, say }: Props) {
           </select>
         </label>
         <label>Curriculum A starts as the run
-          <select id="run" value={view.a.run} onChange={(event) => { change({ a: { run: Number(event.currentTarget.value), edits: new Map() } }); }}>{runOptions}</select>
+          <select id="run" value={view.a.run} onChange={(event) => { change({ a: { run: Number(event.currentTarget.value), edits: new Map() } }); }}>
+            <RunOptions data={data} />
+          </select>
         </label>
       </section>
       <main id="main" tabIndex={-1}>
@@ -224,15 +216,92 @@ function Shown({ index, data, view, setView, open, say }: Props) {
             <input id="step" type="range" aria-valuetext={`${view.step} of ${data.steps} updates: predicted ${shown(value(a, view.step))}`} min={0} max={data.steps} value={view.step} onInput={(event) => change({ step: Number(event.currentTarget.value) })} />
           </label>
           <Values lines={lines} metric={metric} step={view.step} levels={index.levels} />
-          <Standing data={data} metric={metric} own={place.own} view={view} a={a} belief={belief} />
+          <Standing data={data} metric={metric} own={place.own} view={view} a={a} />
         </section>
-        <div class="column">
+        <Later>
+          <Examples index={index} data={data} view={view} a={a} edit={edit} change={change} say={say} />
+        </Later>
+      </main>
+      <Notes data={data} index={index} />
+    </>
+  );
+}
+
+/** Draws what it holds one painted frame late, so that what stands beside it is seen at once. */
+function Later({ children }: { children: VNode }) {
+  const [drawn, draw] = useState(children);
+  useEffect(() => draw(children), [children]);
+  return drawn;
+}
+
+function RunOptions({ data }: { data: Group }) {
+  return useMemo(() => (
+    <>
+      {Object.keys(SPLITS).map((split) => {
+        const runs = data.runs.map((run, number) => ({ ...run, number })).filter((run) => run.split === split);
+        return runs.length ? <optgroup label={SPLITS[split]}>{runs.map((run) => <option value={run.number}>{run.id}</option>)}</optgroup> : null;
+      })}
+    </>
+  ), [data]);
+}
+
+interface ExamplesProps {
+  index: Index;
+  data: Group;
+  view: View;
+  a: Simulated;
+  /** Change curriculum A, and say what was done. */
+  edit: (what: string, next: (now: Curriculum) => Curriculum) => void;
+  change: (part: Partial<View>) => void;
+  say: (text: string) => void;
+}
+
+/** The curriculum, the training examples that may be put into it, and which of them move the test example. */
+function Examples({ index, data, view, a, edit, change, say }: ExamplesProps) {
+  const metric = data.metrics[view.metric];
+  const test = data.tests[metric.tests[view.test]];
+  const place = metric.places[view.test];
+  const belief = a.prediction.belief[place.own];
+  const update = Math.max(view.step, 1) - 1;
+  const until = view.until === "end" ? data.steps : update + 1;
+
+  const influence = useMemo(
+    () => data.simulator.influence(metric.fit, place.own, place.place, until, a.rate),
+    [data, metric, place, until, a.rate],
+  );
+  const effects = useMemo(() => {
+    const found = new Float64Array(a.slots.length);
+    for (let t = 0, e = 0; t < data.steps; t++)
+      for (let j = 0; j < data.batch; j++) {
+        const example = a.slots[t * data.batch + j];
+        if (example === EMPTY) continue;
+        if (t < until) found[t * data.batch + j] = belief * a.shares.share[e] * influence(t, example);
+        e++;
+      }
+    return found;
+  }, [data, a, influence, belief, until]);
+
+  const name = (example: number): string => (example === EMPTY ? "nothing" : data.train[example].label);
+  const put = (slot: number, example: number): void =>
+    edit(`Update ${update + 1}, slot ${slot + 1}: ${name(example)}`, (now) => edited(data, now, [[update * data.batch + slot, example]]));
+  const swap = (from: number, to: number): void => {
+    const [x, y] = [update * data.batch + from, update * data.batch + to];
+    edit(`Slots ${from + 1} and ${to + 1} swapped`, (now) => edited(data, now, [[x, a.slots[y]], [y, a.slots[x]]]));
+  };
+  const takeOut = (example: number): void => {
+    const places = [...a.slots.keys()].filter((at) => a.slots[at] === example);
+    edit(`${name(example)} taken out of all updates`, (now) => edited(data, now, places.map((at) => [at, EMPTY])));
+  };
+
+  return (
+    <>
+      <div class="column">
         <section aria-labelledby="curriculum" class="curriculum">
           <h2 id="curriculum">Curriculum A{view.a.edits.size ? `: ${view.a.edits.size} of ${a.slots.length} slots changed` : ""}</h2>
           <Strip slots={a.slots} effects={effects} steps={data.steps} batch={data.batch} step={update} slot={view.slot} edits={view.a.edits}
             onPick={(step, slot) => change({ step: step + 1, slot })} />
           <p class="buttons">
-            <button type="button" disabled={!view.a.edits.size} onClick={() => { pending.current = { what: "All changes undone", before: value(a, data.steps) }; change({ a: { run: view.a.run, edits: new Map() } }); }}>Undo all changes</button>
+            <button type="button" disabled={!view.a.edits.size} onClick={() => edit("All changes undone", (now) => ({ run: now.run, edits: new Map() }))}>Undo all changes</button>
             <button type="button" onClick={() => { change({ b: view.a }); say("Kept as curriculum B."); }}>Keep as B, to compare</button>
             {view.b && <button type="button" onClick={() => { change({ a: view.b!, b: view.a }); say("A and B swapped."); }}>Swap A and B</button>}
             <button type="button" onClick={() => copyLink(`#${toHash(view, index, data)}`, say)}>Copy link</button>
@@ -243,7 +312,7 @@ function Shown({ index, data, view, setView, open, say }: Props) {
               }}>
                 <option value="">nothing</option>
                 {view.b && view.b.edits.size > 0 && <option value="own">{data.runs[view.b.run].id}, {view.b.edits.size} slots changed</option>}
-                {runOptions}
+                <RunOptions data={data} />
               </select>
             </label>
           </p>
@@ -259,14 +328,12 @@ function Shown({ index, data, view, setView, open, say }: Props) {
           <h2 id="pool">Training examples</h2>
           <Palette data={data} metric={metric} update={update} slots={a.slots} slot={view.slot} influence={influence} belief={belief} until={until} onPut={put} />
         </section>
-        </div>
-        <section aria-labelledby="about-test" class="test">
-          <h2 id="about-test">The test example</h2>
-          <TestText example={test} />
-          <Ranking data={data} metric={metric} slots={a.slots} effects={effects} until={until} onTakeOut={takeOut} />
-        </section>
-      </main>
-      <Notes data={data} index={index} />
+      </div>
+      <section aria-labelledby="about-test" class="test">
+        <h2 id="about-test">The test example</h2>
+        <TestText example={test} />
+        <Ranking data={data} metric={metric} slots={a.slots} effects={effects} until={until} onTakeOut={takeOut} />
+      </section>
     </>
   );
 }
@@ -286,11 +353,12 @@ const SPLITS: Record<string, string> = {
 const SETTINGS: Record<string, string> = { seen: "held-out runs", unseen_train: "runs on unseen examples" };
 
 /** How well the simulator did where it can be checked, and whether this curriculum is like those. */
-function Standing({ data, metric, own, view, a, belief }: { data: Group; metric: Metric; own: number; view: View; a: Simulated; belief: number }) {
+function Standing({ data, metric, own, view, a }: { data: Group; metric: Metric; own: number; view: View; a: Simulated }) {
   const task = data.simulator.kernels.tasks[metric.fit.tasks[own]] as { id?: string; name: string };
   const of = (setting: string, measure: string) =>
     metric.skills.find((one) => one.task === task.id && one.setting === setting && one.measure === measure);
   const { distance } = a.prediction;
+  const belief = a.prediction.belief[own];
   const split = data.runs[view.a.run].split;
   return (
     <div class="standing">
