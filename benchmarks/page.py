@@ -59,7 +59,7 @@ _ACTS = {
     "run": ("#run", "{way}"),
     "compare": ("#b", "{way}"),
     "scrub": ("#step", "ArrowRight"),
-    "test": ("#test", "ArrowDown"),
+    "test": ("#test", "{way}"),
     "find": ("#find", "{digit}"),
 }
 _CODES = {"ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
