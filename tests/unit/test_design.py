@@ -278,6 +278,17 @@ def test_a_scenario_has_kernels_of_its_own(raw_params: dict[str, Any], root: Pat
         assert (design.kernels_file(group) != before.kernels_file(group)) == tuned
 
 
+def test_kernels_are_of_a_groups_first_fitting_runs(raw_params: dict[str, Any], root: Path) -> None:
+    fitting = {}
+    for count in (1, 3):
+        raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["kernel_runs"] = count
+        design = design_of(raw_params, root)
+        fitting[count] = [run["run_id"] for run in design.kernels_spec("fine_tuning-nano-0.2m-rte")["runs"]]
+        assert len(design.kernels_spec("instruction_tuning-nano-0.2m-mixture")["runs"]) == 1
+    assert fitting[3] == [f"fine_tuning-nano-0.2m-rte-0{number}" for number in (1, 2, 3)]
+    assert fitting[1] == fitting[3][:1]
+
+
 def test_a_ceiling_replays_the_runs_that_are_fitted_on(raw_params: dict[str, Any], root: Path) -> None:
     without = design_of(raw_params, root)
     raw_params["scales"]["nano"]["scenarios"]["fine_tuning"]["ceiling"] = True

@@ -163,6 +163,8 @@ KERNELS = ("scales", "nano", "scenarios", "instruction_tuning", "kernel_checkpoi
         (KERNELS, [0, "a"], "whole number, not 'a'"),
         (KERNELS, [], "at least 1"),
         (KERNELS, 0, "greater than 0"),
+        (("scales", "nano", "scenarios", "fine_tuning", "kernel_runs"), 11, "no 11 fitting runs: runs.fit is 10"),
+        (("scales", "nano", "scenarios", "fine_tuning", "kernel_runs"), 0, "greater than 0"),
         (("scales", "nano", "scenarios", "fine_tuning", "runs", "repeats"), 9, "cannot repeat 9 of 8 held-out runs"),
         (("scales", "nano", "scenarios", "fine_tuning", "runs", "repeats"), -1, "greater than or equal to 0"),
         (("simulators", "methods", "ceiling"), {}, "reserved name"),

@@ -484,11 +484,12 @@ class Design:
         }  # fmt: skip
 
     def kernels_spec(self, group: str) -> dict[str, Any]:
-        """For measure_kernels: the group's first fitting run, whose checkpoints the gradients are taken at."""
+        """For measure_kernels: the group's first fitting runs, whose checkpoints the gradients are taken at."""
         chosen = self.groups[group]
         plan = self.params.plan.scenarios.get(chosen.scenario)
         own = (plan and plan.kernel_checkpoints) or self.params.attribution.kernel_checkpoints
-        return self._trained_spec([chosen.runs[0]]) | self._sizes(chosen) | {
+        fitting = [run for run in chosen.runs if run.split == "fit"]
+        return self._trained_spec(fitting[: plan.kernel_runs if plan else 1]) | self._sizes(chosen) | {
             "group": group,
             "train_tasks": list(chosen.train_tasks),
             "test_tasks": list(chosen.test_tasks),

@@ -508,6 +508,7 @@ class ScenarioPlan(Section):
     kernel_checkpoints: Annotated[
         Annotated[PositiveInt | None, Tag("one")] | Annotated[Some[Annotated[int, Field(ge=0)]], Tag("many")], _ByForm
     ] = None
+    kernel_runs: PositiveInt = 1
     ceiling: bool = False
 
 
@@ -961,6 +962,9 @@ def _check_scenario(
     repeats, held_out = runs.get("repeats"), runs.get("held_out")
     if isinstance(repeats, int) and isinstance(held_out, int) and repeats > held_out:
         found.append(((*here, "runs", "repeats"), f"cannot repeat {repeats} of {held_out} held-out runs"))
+    kernel_runs, fit = settings.get("kernel_runs"), runs.get("fit")
+    if isinstance(kernel_runs, int) and isinstance(fit, int) and kernel_runs > fit:
+        found.append(((*here, "kernel_runs"), f"there are no {kernel_runs} fitting runs: runs.fit is {fit}"))
     if isinstance(draw, int) and isinstance(batch, int) and batch > 0 and "fine_tuning" in here and draw % batch:
         found.append(((*here, "batch"), f"{draw} drawn examples do not fill batches of {batch}"))
     if isinstance(draw, int) and isinstance(batch, int) and batch > 0 and "instruction_tuning" in here:

@@ -44,7 +44,7 @@ def test_kernels_equal_those_of_a_plain_loop(
     measure_kernels(job(gang, checkpoints=checkpoints), OUTPUT)
     found, provenance = read_kernel_file(OUTPUT)
     run = gang["runs"][0]
-    assert provenance["run"] == {"run_id": run["run_id"], "hash": run["hash"]}
+    assert provenance["runs"] == [{"run_id": run["run_id"], "hash": run["hash"]}]
     np.testing.assert_array_equal(found.steps, starts)
     plain = Plain(gang, run, model_folder)
     with torch.no_grad():
@@ -79,6 +79,19 @@ def test_examples_without_a_batch_have_bounded_kernels(gang: dict[str, Any]) -> 
     kernels = read_kernel_file(OUTPUT)[0].kernels
     drawn, others = np.abs(kernels["adamw"][0, :16]).max(), np.abs(kernels["adamw"][0, 16:]).max()
     assert 0 < others < 10 * drawn
+
+
+def test_kernels_of_several_runs_are_their_mean(gang: dict[str, Any]) -> None:
+    alone = []
+    for run in gang["runs"][:2]:
+        measure_kernels(job(gang, runs=[run]), OUTPUT)
+        alone.append(read_kernel_file(OUTPUT)[0].kernels)
+    measure_kernels(job(gang, runs=gang["runs"][:2]), OUTPUT)
+    found, provenance = read_kernel_file(OUTPUT)
+    assert [run["run_id"] for run in provenance["runs"]] == [run["run_id"] for run in gang["runs"][:2]]
+    for name, values in found.kernels.items():
+        assert not np.allclose(alone[0][name][1:], alone[1][name][1:], rtol=0.1)
+        np.testing.assert_allclose(values, (alone[0][name] + alone[1][name]) / 2, rtol=1e-5, atol=1e-7)
 
 
 def test_the_same_bytes(gang: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Gradient kernels: what a step on each training example does to each test example's loss, at checkpoints of a run.
+"""Gradient kernels: what a step on each training example does to each test example's loss, at checkpoints of runs.
 
 For a training example i and a test example z, at weights theta:
 
@@ -11,20 +11,24 @@ of B examples drawn at random and g_i those of single ones, E[g_B^2] = E[g_i^2] 
 over the steps so far as AdamW averages (beta2, corrected for its start).
 
 Examples count by their target tokens, as they do in the mean loss of a batch.
+
+Kernels of several runs are averaged, checkpoint by checkpoint: what other runs have in common, rather than what one
+run's batches made of its weights.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gptfluence.attribution.hooks import ExampleGradients, formable, gradient_products
-from gptfluence.attribution.kernel_file import KernelFile, write_kernel_file
+from gptfluence.attribution.kernel_file import KERNELS, KernelFile, write_kernel_file
 from gptfluence.attribution.replay import Reruns, batch_shares, checkpoint_spans
 from gptfluence.dynamics.cuts import Budget
 from gptfluence.dynamics.examples import Encoded
@@ -39,43 +43,58 @@ def measure_kernels(spec: dict[str, Any], output: Path) -> None:
     """Measure the kernels of all pairs of training and test examples of a group.
 
     Args:
-        spec: as for `train_runs`, with one run, at whose checkpoints gradients are taken; and group, train_tasks,
-            train_size, test_tasks, test_sizes, checkpoints (how many, see `checkpoint_spans`, or before which steps),
-            parameters (linear or all).
+        spec: as for `train_runs`, with the runs at whose checkpoints gradients are taken, of as many steps; and group,
+            train_tasks, train_size, test_tasks, test_sizes, checkpoints (how many, see `checkpoint_spans`, or before
+            which steps), parameters (linear or all).
         output: the safetensors file to write, see `kernel_file`.
 
     Raises:
         UserError: an input is missing or damaged, or a gradient is not finite.
     """
-    (run,) = spec["runs"]
+    runs = spec["runs"]
     # What no run of the pool draws has kernels as well.
-    reruns = Reruns(spec | {"runs": [run, run | {"pool": "unseen_pool"}]})
+    reruns = Reruns(spec | {"runs": [*runs, runs[0] | {"pool": "unseen_pool"}]})
     train = [reruns.inputs.train[task, i] for task in spec["train_tasks"] for i in range(spec["train_size"])]
-    tests: list[Encoded] = reruns.inputs.test_examples
-    rerun = reruns.start(run)
-    moments = ExpectedMoments(spec["optimizer"]["beta2"], run["batch"])
-    spans = _spans(run["steps"], spec["checkpoints"])
-    plain, preconditioned = [], []
-    try:
-        for number, span in enumerate(spans):
-            rerun.update_to(span.start)
-            gradients = ExampleGradients(rerun.follower, spec["parameters"])
-            moments.read(gradients, train, reruns.budget)
-            scaling = {n: 1 / (v.sqrt() + spec["optimizer"]["epsilon"]) for n, v in moments.now().items()}
-            plain.append(gradient_products(gradients, train, tests, reruns.budget))
-            preconditioned.append(gradient_products(gradients, train, tests, reruns.budget, scaling))
-            moments.pass_steps(len(span))
-            LOG.info("%s: kernels at step %d, %d of %d", spec["group"], span.start, number + 1, len(spans))
-    except UserError as error:
-        raise UserError(f"{spec['group']}: gradient kernels: {error}") from error
+    spans = _spans(runs[0]["steps"], spec["checkpoints"])
+    kernels = {name: np.zeros((len(spans), len(train), len(reruns.inputs.test_examples))) for name in KERNELS}
+    for number, run in enumerate(runs):
+        try:
+            for at, products in enumerate(_run_kernels(spec, reruns, run, train, spans)):
+                for name, values in products.items():
+                    kernels[name][at] += values / len(runs)
+                LOG.info(
+                    "%s: kernels of run %d of %d at step %d, checkpoint %d of %d",
+                    *(spec["group"], number + 1, len(runs), spans[at].start, at + 1, len(spans)),
+                )
+        except UserError as error:
+            raise UserError(f"{run['run_id']}: gradient kernels: {error}") from error
     content = KernelFile(
         steps=np.array([span.start for span in spans]),
         tokens=np.array([example.target for example in train]),
-        kernels={"sgd": np.stack(plain), "adamw": np.stack(preconditioned)},
+        kernels={name: values.astype(np.float32) for name, values in kernels.items()},
     )
     keys = ("group", "train_tasks", "train_size", "test_tasks", "test_sizes", "checkpoints", "parameters", "code")
-    provenance = {key: spec[key] for key in keys} | {"run": {"run_id": run["run_id"], "hash": run["hash"]}}
-    write_kernel_file(output, content, provenance)
+    made_of = [{"run_id": run["run_id"], "hash": run["hash"]} for run in runs]
+    write_kernel_file(output, content, {key: spec[key] for key in keys} | {"runs": made_of})
+
+
+def _run_kernels(
+    spec: dict[str, Any], reruns: Reruns, run: dict[str, Any], train: Sequence[Encoded], spans: Sequence[range]
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Yield a run's kernels by name, [train, tests], at one checkpoint after the other."""
+    rerun = reruns.start(run)
+    moments = ExpectedMoments(spec["optimizer"]["beta2"], run["batch"])
+    tests: list[Encoded] = reruns.inputs.test_examples
+    for span in spans:
+        rerun.update_to(span.start)
+        gradients = ExampleGradients(rerun.follower, spec["parameters"])
+        moments.read(gradients, train, reruns.budget)
+        scaling = {n: 1 / (v.sqrt() + spec["optimizer"]["epsilon"]) for n, v in moments.now().items()}
+        yield {
+            "sgd": gradient_products(gradients, train, tests, reruns.budget),
+            "adamw": gradient_products(gradients, train, tests, reruns.budget, scaling),
+        }
+        moments.pass_steps(len(span))
 
 
 def _spans(steps: int, checkpoints: int | Sequence[int]) -> list[range]:

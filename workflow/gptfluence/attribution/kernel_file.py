@@ -16,7 +16,7 @@ KERNELS = ("sgd", "adamw")
 
 
 class KernelFile(NamedTuple):
-    """Kernels at checkpoints of a run.
+    """Kernels at checkpoints of runs.
 
     Attributes:
         steps: [checkpoints], how many updates were made before each.
