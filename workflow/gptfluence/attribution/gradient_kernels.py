@@ -18,10 +18,11 @@ run's batches made of its weights.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,10 +58,13 @@ def measure_kernels(spec: dict[str, Any], output: Path) -> None:
     train = [reruns.inputs.train[task, i] for task in spec["train_tasks"] for i in range(spec["train_size"])]
     spans = _spans(runs[0]["steps"], spec["checkpoints"])
     kernels = {name: np.zeros((len(spans), len(train), len(reruns.inputs.test_examples))) for name in KERNELS}
+    beginning: Checkpoint | None = None
     for number, run in enumerate(runs):
         try:
-            for at, products in enumerate(_run_kernels(spec, reruns, run, train, spans)):
-                for name, values in products.items():
+            for at, checkpoint in enumerate(_run_kernels(spec, reruns, run, train, spans, beginning)):
+                if at == 0 and not spec["model"]["lora"]:  # adapters begin with random numbers
+                    beginning = checkpoint
+                for name, values in checkpoint.kernels.items():
                     kernels[name][at] += values / len(runs)
                 LOG.info(
                     "%s: kernels of run %d of %d at step %d, checkpoint %d of %d",
@@ -78,22 +82,39 @@ def measure_kernels(spec: dict[str, Any], output: Path) -> None:
     write_kernel_file(output, content, {key: spec[key] for key in keys} | {"runs": made_of})
 
 
+class Checkpoint(NamedTuple):
+    """What is measured at a checkpoint: kernels by name, [train, tests], and moments of the step that is next."""
+
+    kernels: dict[str, NDArray[np.float32]]
+    moments: ExpectedMoments
+
+
 def _run_kernels(
-    spec: dict[str, Any], reruns: Reruns, run: dict[str, Any], train: Sequence[Encoded], spans: Sequence[range]
-) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Yield a run's kernels by name, [train, tests], at one checkpoint after the other."""
+    spec: dict[str, Any],
+    reruns: Reruns,
+    run: dict[str, Any],
+    train: Sequence[Encoded],
+    spans: Sequence[range],
+    beginning: Checkpoint | None,
+) -> Iterator[Checkpoint]:
+    """Yield a run's checkpoints, one after the other; `beginning` is the first, if it is known from another run."""
     rerun = reruns.start(run)
     moments = ExpectedMoments(spec["optimizer"]["beta2"], run["batch"])
     tests: list[Encoded] = reruns.inputs.test_examples
-    for span in spans:
-        rerun.update_to(span.start)
-        gradients = ExampleGradients(rerun.follower, spec["parameters"])
-        moments.read(gradients, train, reruns.budget)
-        scaling = {n: 1 / (v.sqrt() + spec["optimizer"]["epsilon"]) for n, v in moments.now().items()}
-        yield {
-            "sgd": gradient_products(gradients, train, tests, reruns.budget),
-            "adamw": gradient_products(gradients, train, tests, reruns.budget, scaling),
-        }
+    for number, span in enumerate(spans):
+        if number == 0 and beginning:
+            yield beginning
+            moments = copy.copy(beginning.moments)
+        else:
+            rerun.update_to(span.start)
+            gradients = ExampleGradients(rerun.follower, spec["parameters"])
+            moments.read(gradients, train, reruns.budget)
+            scaling = {n: 1 / (v.sqrt() + spec["optimizer"]["epsilon"]) for n, v in moments.now().items()}
+            kernels = {
+                "sgd": gradient_products(gradients, train, tests, reruns.budget),
+                "adamw": gradient_products(gradients, train, tests, reruns.budget, scaling),
+            }
+            yield Checkpoint(kernels, copy.copy(moments))
         moments.pass_steps(len(span))
 
 
