@@ -522,7 +522,7 @@ def test_a_change_renames_what_depends_on_it_and_nothing_else(raw_params: dict[s
     damping = changed_by("attribution", "damping", value=0.2)
     made = {"features", "attribution", "simulators", "scores", "choices"}
     assert damping.keys() == made | (items | judged | apart | chosen | timed).keys()
-    kernels = changed_by("attribution", "kernel_checkpoints", value=7)  # the mixtures have checkpoints of their own
+    kernels = changed_by("scales", "nano", "scenarios", "fine_tuning", "kernel_runs", value=2)
     assert kernels.pop("choices") > 100
     tuned = {"attribution": 5, "simulators": 2 * (5 + 4), "refits": 2 * (5 + 4) + 2}
     assert kernels == {"scores": 1} | items | apart | chosen | tuned
