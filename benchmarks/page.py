@@ -10,9 +10,9 @@ All others: clicks and keys as a user's, median and largest (`_most`) of 20. `fr
 first painted frame after it, which has the new curves; lists of examples follow with the next. `browser`: the same as
 the browser itself tells it, in steps of 8 (Event Timing, what "interaction to next paint" is made of). `cpu`: CPU
 milliseconds of the page's thread until all has come to rest: on a machine that does other things they are what can be
-compared. first: an example is put into a slot, at once after the page is opened, of ten openings; edit: the same later;
+compared. first: an example is put into a slot, half a second after the page can be used, of ten openings; edit: later;
 out: an example is taken out of all updates; run: the curriculum becomes another run's; compare: a second curriculum;
-scrub: one update on; test: another test example; find: a letter to look for.
+scrub: one update on; test: another test example; find: a digit to look for.
 """
 
 from __future__ import annotations
@@ -103,20 +103,21 @@ def _opened(browser: Chrome, path: Path) -> Chrome:
 
 def _measure(browser: Chrome, act: str, number: int) -> tuple[float, float, float]:
     """Return an input's frame, browser and CPU milliseconds."""
-    selector, key = _ACTS[act]
-    selector, key = (
-        selector.format(turn=number % 7 + 1),
-        key.format(digit=number % 3, way="ArrowUp" if number % 2 else "ArrowDown"),
-    )
+    turns = {"turn": number % 7 + 1, "digit": number % 3, "way": "ArrowUp" if number % 2 else "ArrowDown"}
+    selector, key = (text.format(**turns) for text in _ACTS[act])
     x, y = browser.execute_script(
         "painted.length = told.length = 0; const element = document.querySelector(arguments[0]);"
         "element.scrollIntoView({ block: 'center' }); if (arguments[1]) element.focus();"
         "const box = element.getBoundingClientRect(); return [box.left + box.width / 3, box.top + box.height / 2];",
-        *(selector, key),
+        selector,
+        key,
     )
     time.sleep(0.1)
     before = _cpu(browser)
-    _press(browser, key) if key else _click(browser, x, y)
+    if key:
+        _press(browser, key)
+    else:
+        _click(browser, x, y)
     time.sleep(0.1)
     cpu = _cpu(browser) - before
     frames, told = browser.execute_script("return [painted, told]")

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from gptfluence.design import make_design
+from gptfluence.params import load_params
 from pipeline import snakemake
 
 
@@ -29,6 +31,19 @@ def test_paper_scale_is_planned_in_a_fresh_clone(root: Path, tmp_path: Path) -> 
         assert f"mem_mb={params['mem_gb'] * 1000}" in block
         assert f"runtime={params['runtime_min']}" in block
         assert "gpu=1" in block
+
+
+def test_kernels_wait_for_the_curricula_of_all_their_runs(tmp_path: Path, tiny_params: dict[str, Any]) -> None:
+    tiny_params["scales"]["tiny"]["scenarios"]["fine_tuning"]["kernel_runs"] = 2
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(tiny_params), encoding="utf-8")
+    kernels = make_design(load_params(tiny_params, path)).kernels_file("fine_tuning-tiny-rte")
+    result = snakemake(tmp_path, "-n", "--quiet", "host", "--", kernels)
+    assert result.returncode == 0, result.stdout + result.stderr
+    job = result.stdout.split("rule measure_kernels:")[1]
+    read = job.split("input:")[1].split("output:")[0]
+    for number in (1, 2):
+        assert f"data/curricula/fine_tuning-tiny-rte-0{number}." in read
 
 
 def test_all_mistakes_of_params_at_once_without_a_traceback(tmp_path: Path, tiny_params: dict[str, Any]) -> None:

@@ -298,8 +298,9 @@ def inputs_of_attribution(wildcards):
 
 def inputs_of_kernels(wildcards):
     spec = DESIGN.kernels_spec(wildcards.group)
-    run = DESIGN.groups[wildcards.group].runs[0]
-    files = [*spec["tasks"].values(), *folder_of(run.model), run.curriculum]
+    runs = [DESIGN.runs[row["run_id"]] for row in spec["runs"]]
+    files = [*spec["tasks"].values(), *folder_of(runs[0].model)]
+    files += [run.curriculum for run in runs]
     return inputs(files, DESIGN.kernels_file(wildcards.group))
 
 

@@ -14,7 +14,7 @@ from gptfluence.attribution.gradient_kernels import measure_kernels
 from gptfluence.attribution.kernel_file import KernelFile, read_kernel_file, write_kernel_file
 from gptfluence.errors import UserError
 from gptfluence.io import write_parquet
-from unit.attribution.test_replay import Plain
+from unit.attribution.test_replay import LORA, Plain
 from unit.attribution.test_tables import TASKS, TESTS, TRAIN, near
 
 OUTPUT = Path("results/attribution/kernels/group.safetensors")
@@ -81,7 +81,10 @@ def test_examples_without_a_batch_have_bounded_kernels(gang: dict[str, Any]) -> 
     assert 0 < others < 10 * drawn
 
 
-def test_kernels_of_several_runs_are_their_mean(gang: dict[str, Any]) -> None:
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_kernels_of_several_runs_are_their_mean(gang: dict[str, Any], lora: dict[str, Any] | None) -> None:
+    """Without adapters all runs begin alike; adapters begin with each run's own random numbers."""
+    gang["model"]["lora"] = lora
     alone = []
     for run in gang["runs"][:2]:
         measure_kernels(job(gang, runs=[run]), OUTPUT)
@@ -91,6 +94,7 @@ def test_kernels_of_several_runs_are_their_mean(gang: dict[str, Any]) -> None:
     assert [run["run_id"] for run in provenance["runs"]] == [run["run_id"] for run in gang["runs"][:2]]
     for name, values in found.kernels.items():
         assert not np.allclose(alone[0][name][1:], alone[1][name][1:], rtol=0.1)
+        assert np.array_equal(alone[0][name][0], alone[1][name][0]) == (lora is None)
         np.testing.assert_allclose(values, (alone[0][name] + alone[1][name]) / 2, rtol=1e-5, atol=1e-7)
 
 
